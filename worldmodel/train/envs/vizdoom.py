@@ -1,135 +1,307 @@
-"""ViZDoom's single-room scenes, drawn with Freedoom's free art, as an environment that the recorder can drive."""
+"""ViZDoom's single-room scenes, drawn with Freedoom's free art, as an environment that the recorder can drive.
 
-SCENE_CAPTIONS: dict[str, tuple[str, ...]] = {
-    "defend_the_center": (
-        "a round arena with monsters closing in from every side",
-        "defend the center",
-        "hold the middle of a circular pit against armoured soldiers",
-        "monsters come at you from all directions in a round stone arena",
-        "standing in the middle of a ring of rough brown rock, pistol in hand",
-        "a circular courtyard, grey paving underfoot, a black night sky above",
-        "fight off demons in an open round arena at night",
-        "grey floor tiles, a curved brown wall, enemies running towards you",
-        "soldiers attack from everywhere; you stand in the centre and shoot",
-        "surrounded by enemies in a big round pit",
-        "a gladiator arena under a dark sky",
-        "turn and shoot: a round room full of attackers",
-        "an arena of brown stone with a grey tiled floor",
-        "zombie soldiers and demons walk in from the edge of a wide circle",
-        "last stand in the centre of a colosseum",
-        "brown cliffs all around, armed men approaching across grey slabs",
-        "shoot the monsters before they reach the middle",
-        "night, a ring wall, and enemies on every side",
-        "a pistol against a horde in a circular arena",
-        "the enemies close in on you, and the round wall leaves no way out",
-        "under a dark blue sky, an open arena paved in grey",
-        "you are encircled by monsters in a walled ring",
-        "wide round battlefield with grey ground and brown rock walls",
-        "keep the attackers away from the centre",
-        "monsters, a round arena, a gun",
-        "survive the waves of monsters in the pit",
-        "the player guards the centre of a circular stone enclosure",
-        "doom arena: enemies spawn at the far wall and march towards the player",
-        "rough brown wall, grey pavement, armoured enemies in the distance",
-        "an outdoor combat ring with soldiers coming to get you",
-    ),
-    "health_gathering": (
-        "a hall with a green acid floor and medkits to collect",
-        "health gathering",
-        "collect medkits on a floor of toxic green slime",
-        "green poison burns your feet; find the first aid kits",
-        "a large square room flooded with glowing green acid",
-        "medkits scattered over a green floor between mossy stone walls",
-        "walk over the slime and pick up health packs",
-        "mossy grey bricks, a green toxic floor, white medical kits",
-        "no monsters, only acid and first aid kits",
-        "stay alive on the poisonous floor by gathering health",
-        "an acid pool as wide as a hall, walled with old stone blocks",
-        "the floor is acid, so run from one medkit to the next",
-        "bright green slime under a dark sky, health kits lying about",
-        "a room of green goo",
-        "search the toxic hall for medical supplies",
-        "white boxes with a green cross lie on a radioactive green floor",
-        "a big empty room, its floor a sea of green poison",
-        "stone block walls around a lake of slime",
-        "explore a nukage chamber and grab the medkits",
-        "your health drains on the green floor; kits give it back",
-        "dark sky above, green liquid below, weathered brick on all sides",
-        "gathering first aid in a contaminated square courtyard",
-        "medicine waits across the glowing green swamp",
-        "toxic waste covers the ground from wall to wall",
-        "pick up health in a slimy green place without enemies",
-        "wander through a walled field of green acid",
-        "old mossy walls enclose a floor that hurts",
-        "a survival walk across green slime from kit to kit",
-        "green caustic floor, scattered med packs, night",
-        "first aid kits on acid",
-    ),
-    "basic": (
-        "a small brown brick room with one monster at the far wall",
-        "basic",
-        "a single floating monster in a rectangular stone room",
-        "shoot the one monster in a simple room",
-        "brown brick walls, a dusty tan floor and a metal grid ceiling",
-        "an indoor room of brown blocks with steel grating overhead",
-        "one blue and red cacodemon hovers at the end of the room",
-        "a plain practice room with a lone target",
-        "a closed brick chamber, a pistol, and one enemy opposite you",
-        "the monster hangs by the far wall of a brown hall",
-        "under a lattice ceiling, a room of old brown bricks",
-        "a shooting range with a single demon",
-        "walls of brown masonry, grey mesh above, sandy floor below",
-        "face a lone creature in a bare brick cellar",
-        "an empty rectangular room where one enemy waits",
-        "aim at the solitary monster across the room",
-        "a simple indoor room made of brown stone blocks",
-        "a grated metal roof over a brown dungeon room",
-        "one room, one monster, one gun",
-        "a dim cellar with brick on all four sides",
-        "the only enemy floats in front of a brown brick wall",
-        "a beige stone floor in a brick box with a caged ceiling",
-        "a small dungeon with a floating beast in it",
-        "indoors, four brown walls and a wire mesh ceiling",
-        "target practice against a single floating demon",
-        "a brown room with a ceiling of crossed metal bars",
-        "walk about a plain brick room and shoot its monster",
-        "the beginner's room: bricks, a grid overhead, one foe",
-        "a lone hovering monster guards a small brown hall",
-        "old brown bricks and a steel lattice, with one creature at the back",
-    ),
-}
-"""Texts for each scene, in many words and orders: what a recording is captioned with."""
+    env = VizdoomRooms()
+    frame = env.reset(seed=7)                  # uint8 [120, 160, 3]; the seed also chooses the scene
+    act = env.policy(np.random.default_rng(7))
+    frame, done = env.step(act())
 
-HELD_OUT_CAPTIONS: dict[str, tuple[str, ...]] = {
-    "defend_the_center": (
-        "enemies rush the player from around a circular arena",
-        "a ring of brown stone where soldiers attack you on all sides",
-        "guard the middle of the round pit",
-        "in the centre of a grey paved circle, fighting off monsters",
-        "attackers everywhere, and a round wall behind them",
-        "an amphitheatre at night full of hostile troops",
-        "at night a horde marches inward over grey stone tiles",
-        "circular fighting pit",
-    ),
-    "health_gathering": (
-        "toxic green floor with health kits lying around",
-        "run for the medkits before the acid kills you",
-        "a slime-covered hall with stone walls",
-        "green acid everywhere, first aid boxes here and there",
-        "find medical packs in a poisoned square room",
-        "a marsh of glowing poison inside brick walls",
-        "gather health while walking on radioactive goo",
-        "green slime hall",
-    ),
-    "basic": (
-        "a rectangular room of brown bricks with a lone monster",
-        "one floating demon at the back of a simple stone hall",
-        "a single enemy under a metal grid ceiling",
-        "small brick room, one target to shoot",
-        "a brown cellar with mesh overhead and a hovering creature",
-        "bare masonry chamber with steel bars across the ceiling",
-        "kill the only monster in the brown room",
-        "simple brick box",
-    ),
+The same seed and actions make the same frames, whatever was played before. ViZDoom: Wydmuch et al., arXiv:1809.03470.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.errors import MissingExtraError, SpecError
+from worldmodel.train.envs.vizdoom_captions import HELD_OUT_CAPTIONS, SCENE_CAPTIONS
+from worldmodel.train.envs.vizdoom_driver import Driver, View
+
+if TYPE_CHECKING:
+    from vizdoom import DoomGame, GameState
+
+__all__ = ["HELD_OUT_CAPTIONS", "SCENES", "SCENE_CAPTIONS", "VizdoomRooms"]
+
+Frame = NDArray[np.uint8]
+
+TICS_PER_TICK = 2  # the engine runs at 35 Hz
+FIELD_OF_VIEW = 90.0  # degrees
+LAST_LEG = 1.0  # the health at which an episode ends: the engine is told never to go below
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One room: what moves in it, what lies in it, and what we add to ViZDoom's scenario of that name."""
+
+    monsters: tuple[str, ...] = ()  # class names of what can be shot
+    pickups: tuple[str, ...] = ()  # class names of what can be walked to
+    actors: str = ""  # DECORATE source of our own actors
+
+
+# ViZDoom's scenario removes a monster in the tic that it is shot, so nobody would ever see one fall.
+FALLING_MONSTERS = """
+actor ArenaMarine : MarineChainsawVzd replaces MarineChainsawVzd
+{
+  States
+  {
+  Death:
+    PLAY H 0 A_SpawnItemEx("FallenMarine")
+    PLAY H 5
+    stop
+  }
 }
-"""Texts that no training ever sees: what the prompt tests use."""
+actor FallenMarine
+{
+  States
+  {
+  Spawn:
+    PLAY HIJKLM 4
+    PLAY N 40
+    stop
+  }
+}
+actor ArenaDemon : Demon replaces Demon
+{
+  States
+  {
+  Death:
+    SARG I 0 A_SpawnItemEx("FallenDemon")
+    SARG I 5
+    stop
+  }
+}
+actor FallenDemon
+{
+  States
+  {
+  Spawn:
+    SARG IJKLM 5
+    SARG N 40
+    stop
+  }
+}
+"""
+
+# ViZDoom's scenario ends with the first kill of a monster that never moves. Ours strolls, falls, and after a while in
+# which it wanders about unseen another one stands where it got to. The spot takes the script's "end the map" with it.
+STROLLING_TARGET = """
+actor TargetSpot replaces Cacodemon
+{
+  +NOINTERACTION
+  States
+  {
+  Spawn:
+    TNT1 A 1
+    TNT1 A 0 A_SpawnItemEx("Target")
+    stop
+  }
+}
+actor Target : Cacodemon
+{
+  Health 1
+  Speed 4
+  States
+  {
+  Spawn:
+    HEAD A 4 A_Wander
+    loop
+  See:
+    HEAD A 4 A_Wander
+    loop
+  Death:
+    HEAD GHIJ 5
+    HEAD K 5 A_NoBlocking
+    HEAD L 20
+    TNT1 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA 1 A_Wander
+    TNT1 A 0 A_SpawnItemEx("Target")
+    stop
+  }
+}
+"""
+
+SCENES: dict[str, Scene] = {
+    "defend_the_center": Scene(monsters=("ArenaMarine", "ArenaDemon"), actors=FALLING_MONSTERS),
+    "health_gathering": Scene(pickups=("Medikit",)),
+    "basic": Scene(monsters=("Target",), actors=STROLLING_TARGET),
+}
+
+
+class VizdoomRooms:
+    """Rooms of ViZDoom, one chosen per episode, all with the same four buttons.
+
+    Without a weapon (health_gathering) `attack` does nothing; everywhere else all four buttons work. Pictures are drawn
+    at 640x480 and averaged down by 4, because the engine point-samples its textures. There is no mirror pair: the hand
+    on the weapon, the monsters' weapons and the walls are not symmetric, and data with both turns costs nothing here.
+    """
+
+    env_id = "ViZDoom"
+    tick_hz = 35.0 / TICS_PER_TICK
+    height = 120
+    width = 160
+    actions = ("turn_left", "turn_right", "forward", "attack")
+    keys = {
+        "turn_left": ["left", "a"],
+        "turn_right": ["right", "d"],
+        "forward": ["up", "w"],
+        "attack": ["space"],
+    }
+    mirror: list[tuple[str, str]] = []
+    facts = ("health", "ammo", "x", "y", "angle", "pitch", "kills", "visible_monsters", "scene_index")
+
+    def __init__(self, scenes: Iterable[str] = tuple(SCENES), episode_ticks: int | None = 350) -> None:
+        """scenes: names from SCENES. episode_ticks: an episode's longest, None for no end but the player's."""
+        self.scenes = tuple(scenes)
+        for name in self.scenes:
+            if name not in SCENES:
+                raise SpecError(f"scenes: there is no Doom scene {name!r}; there are {', '.join(SCENES)}")
+        if not self.scenes:
+            raise SpecError(f"scenes: got none, need at least one of {', '.join(SCENES)}")
+        self._episode_ticks = episode_ticks
+        self._folder = tempfile.TemporaryDirectory(prefix="worldloop-doom-")
+        self._games: dict[str, DoomGame] = {}  # started when first needed: each is a process of its own
+
+    def reset(self, seed: int) -> Frame:
+        """Begin the episode that this seed names. Returns its first frame."""
+        rng = np.random.default_rng(seed)
+        self._name = self.scenes[rng.integers(len(self.scenes))]
+        if self._name not in self._games:
+            self._games[self._name] = start_game(self._name, Path(self._folder.name))
+        self._game = self._games[self._name]
+        self._game.set_seed(int(rng.integers(2**31)))
+        self._game.new_episode()
+        self._game.send_game_command("buddha")  # hurt, but never killed: the last frame of an episode is a frame too
+        self._game.make_action(turn_by(rng), int(rng.integers(1, 100)))  # look anywhere first
+        self._tick = 0
+        self._observe()
+        self._walls = wall_lines(self._state)
+        return self._frame()
+
+    def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
+        """Hold these buttons ([4], in the order of `actions`) for one tick. Returns the frame and whether it is the last."""
+        self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
+        self._tick += 1
+        self._observe()
+        return self._frame(), self._health <= LAST_LEG or self._tick == self._episode_ticks
+
+    def scene(self) -> dict[str, Any]:
+        """What this episode shows, in all the words that a recording may use."""
+        return {"captions": list(SCENE_CAPTIONS[self._name]), "scene": self._name}
+
+    def read_facts(self) -> NDArray[np.float32]:
+        """float32 [9], in the order of `facts`: map units, degrees anticlockwise, and counts."""
+        visible = self.view().visible_monsters(FIELD_OF_VIEW)
+        return np.array([*self._state.game_variables, len(visible), list(SCENES).index(self._name)], np.float32)
+
+    def view(self) -> View:
+        """What a driver that sees the map knows now."""
+        scene = SCENES[self._name]
+        x, y, angle = self._state.game_variables[2:5]
+        return View(
+            x=float(x),
+            y=float(y),
+            angle=float(angle),
+            walls=self._walls,
+            monsters=self._places(scene.monsters),
+            pickups=self._places(scene.pickups),
+        )
+
+    def policy(self, rng: np.random.Generator) -> Callable[[], NDArray[np.bool_]]:
+        """A driver for the episode that has just begun."""
+        return Driver(self.view, rng, self.actions)
+
+    def close(self) -> None:
+        """End the engine's processes and remove its files."""
+        for game in self._games.values():
+            game.close()
+        self._games.clear()
+        self._folder.cleanup()
+
+    def _observe(self) -> None:
+        state = self._game.get_state()
+        assert state is not None, "the engine ended an episode that only we should end"
+        self._state = state
+        self._health = float(state.game_variables[0])
+
+    def _frame(self) -> Frame:
+        import cv2
+
+        drawn = self._state.screen_buffer  # uint8 [480, 640, 3]
+        return np.asarray(cv2.resize(drawn, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _places(self, names: tuple[str, ...]) -> tuple[tuple[float, float], ...]:
+        return tuple((o.position_x, o.position_y) for o in self._state.objects if o.name in names)
+
+
+def start_game(name: str, folder: Path) -> DoomGame:
+    """Start the engine on one scene; everything that it writes goes to the folder."""
+    try:
+        import vizdoom
+    except ImportError as missing:
+        raise MissingExtraError("the Doom scenes need ViZDoom: pip install 'worldloop[train]'") from missing
+    from vizdoom import Button, GameVariable, ScreenFormat, ScreenResolution
+
+    game = vizdoom.DoomGame()
+    game.load_config(str(Path(vizdoom.scenarios_path) / f"{name}.cfg"))
+    game.set_window_visible(False)
+    game.set_screen_resolution(ScreenResolution.RES_640X480)
+    game.set_screen_format(ScreenFormat.RGB24)
+    game.set_render_hud(False)
+    game.set_render_crosshair(False)
+    game.set_render_decals(False)  # bullet holes would be a memory of the whole episode
+    game.set_render_particles(False)
+    game.set_render_screen_flashes(False)
+    game.set_available_buttons([Button.TURN_LEFT, Button.TURN_RIGHT, Button.MOVE_FORWARD, Button.ATTACK])
+    game.set_available_game_variables(
+        [
+            GameVariable.HEALTH,
+            GameVariable.SELECTED_WEAPON_AMMO,
+            GameVariable.POSITION_X,
+            GameVariable.POSITION_Y,
+            GameVariable.ANGLE,
+            GameVariable.PITCH,
+            GameVariable.KILLCOUNT,
+        ]
+    )
+    game.set_objects_info_enabled(True)
+    game.set_sectors_info_enabled(True)
+    game.set_episode_timeout(0)
+    game.set_doom_config_path(str(folder / f"{name}.ini"))
+    arguments = "+sv_infiniteammo 1 +sv_cheats 1"
+    if SCENES[name].actors:
+        patch = folder / f"{name}.wad"
+        patch.write_bytes(wad_file({"DECORATE": SCENES[name].actors.encode()}))
+        arguments += f" -file {patch}"
+    game.add_game_args(arguments)
+    with contextlib.chdir(folder):  # the engine also makes a folder where it starts, and no option moves that
+        game.init()
+    return game
+
+
+def turn_by(rng: np.random.Generator) -> list[bool]:
+    """The buttons that turn one way or the other."""
+    left = bool(rng.integers(2))
+    return [left, not left, False, False]
+
+
+def wall_lines(state: GameState) -> NDArray[np.float64]:
+    """The walls of the map: float64 [walls, 4], each x1, y1, x2, y2 in map units."""
+    lines = [line for sector in state.sectors for line in sector.lines if line.is_blocking]
+    return np.array([(line.x1, line.y1, line.x2, line.y2) for line in lines])
+
+
+def wad_file(lumps: dict[str, bytes]) -> bytes:
+    """Doom's container of named lumps, as the engine loads it on top of another (doomwiki.org/wiki/WAD)."""
+    header_bytes = 12
+    body, directory = b"", b""
+    for name, data in lumps.items():
+        directory += struct.pack("<II8s", header_bytes + len(body), len(data), name.encode())
+        body += data
+    return struct.pack("<4sII", b"PWAD", len(lumps), header_bytes + len(body)) + body + directory
