@@ -121,6 +121,20 @@ def charge(look: Look, rng: np.random.Generator) -> Iterator[Buttons]:
         yield (held - ATTACK) | FORWARD if far else held
 
 
+def watch(look: Look, rng: np.random.Generator) -> Iterator[Buttons]:
+    """Keep a monster in the picture without shooting, somewhere off the middle; walk some of the time."""
+    turn, slack = TURNS[rng.integers(2)], rng.uniform(8, 35)
+    step = FORWARD if rng.random() < 0.4 else NOTHING
+    while True:
+        view = look()
+        if not view.monsters:
+            yield turn
+            continue
+        target = min(view.monsters, key=view.distance)
+        follow = turn_to(view, target) if abs(view.bearing(target)) > slack else NOTHING
+        yield follow | (step if view.clearance() > 80 else NOTHING)
+
+
 def collect(look: Look, rng: np.random.Generator) -> Iterator[Buttons]:
     """Walk to one of the nearest pickups, then to another."""
     strolling = wander(look, rng)
@@ -138,7 +152,7 @@ def collect(look: Look, rng: np.random.Generator) -> Iterator[Buttons]:
 def wander(look: Look, rng: np.random.Generator) -> Iterator[Buttons]:
     """Walk, bending now and then, and turn to the freer side before a wall."""
     while True:
-        margin = rng.uniform(90, 260)
+        margin = rng.uniform(70, 200)
         away = TURNS[0] if look().clearance(30) > look().clearance(-30) else TURNS[1]
         while blocked(look(), margin):
             yield away
@@ -208,13 +222,14 @@ class Habit:
 
 
 BEHAVIOURS: dict[str, Habit] = {
-    "hunt": Habit(hunt, (25, 90), 5.0, 0.0),
-    "charge": Habit(charge, (25, 70), 2.0, 0.0),
+    "hunt": Habit(hunt, (25, 90), 4.0, 0.0),
+    "charge": Habit(charge, (25, 70), 2.5, 0.0),
+    "watch": Habit(watch, (20, 70), 2.5, 0.0),
     "collect": Habit(collect, (40, 120), 0.0, 6.0),
-    "wander": Habit(wander, (30, 90), 3.0, 3.0),
-    "scan": Habit(scan, (8, 60), 3.0, 3.0),
+    "wander": Habit(wander, (30, 90), 4.0, 3.0),
+    "scan": Habit(scan, (8, 60), 2.5, 2.5),
     "peek": Habit(peek, (15, 50), 1.5, 1.5),
-    "shoot": Habit(shoot, (10, 40), 1.0, 0.5),
+    "shoot": Habit(shoot, (10, 40), 1.5, 0.5),
     "idle": Habit(idle, (5, 25), 1.5, 1.5),
     "fumble": Habit(fumble, (15, 50), 2.0, 2.0),
 }
