@@ -1,0 +1,90 @@
+"""Backends: what runs a world's networks. One file each, one line here.
+
+A backend is pure: it holds weights and options, takes a state and gives the next. The session keeps the latest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from runtime.errors import BackendError
+from runtime.world import State, World
+
+
+class Backend(Protocol):
+    """name, precision (of the matrix products) and threads are facts for reports. players: size of every axis 0."""
+
+    name: str
+    precision: str
+    threads: int
+    players: int
+
+    def tick(
+        self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
+    ) -> tuple[np.ndarray, State]:
+        """The next frame and the state after it. Equal arguments give equal results.
+
+        action: float32 [players, actions]. prompt: float32 [players, tokens, dim]. noise: float32 [players, passes, channels,
+        rows, columns]. into: arrays that may be overwritten to hold the new state, none of them part of `state`; an empty
+        dict allocates. Gives a new uint8 [players, height, width, 3], and a state that shares what did not change.
+        """
+
+    def recache(self, state: State, prompt: np.ndarray) -> State:
+        """Renew what the state remembers of the prompt, in new arrays; what does not depend on it is shared."""
+
+    def embed(self, text: str) -> np.ndarray:
+        """The prompt embedding of a text, float32 [1, tokens, dim]."""
+
+
+# name: (module with `load(world, threads, precision, players) -> Backend`, the package it needs)
+BACKENDS: dict[str, tuple[str, str]] = {  # the best first
+    "openvino": ("runtime.backends.openvino", "openvino"),
+    "onnxruntime": ("runtime.backends.onnxruntime", "onnxruntime"),
+    "mock": ("runtime.backends.mock", "numpy"),
+}
+
+
+def load_backend(
+    world: World, name: str = "auto", *, threads: int | None = None, precision: str = "auto", players: int = 1
+) -> Backend:
+    """Make the world ready to tick. `auto` takes the best backend that can play this world on this machine."""
+    usable = usable_backends(world)
+    if name == "auto":
+        if not usable:
+            raise BackendError(f"no backend is installed for world {world.manifest.name!r}: pip install onnxruntime")
+        name = usable[0]
+    if name not in BACKENDS:
+        raise BackendError(f"no backend {name!r}; there are: {', '.join(BACKENDS)}")
+    module, package = BACKENDS[name]
+    if not installed(package):
+        raise BackendError(f"backend {name!r} is not installed: pip install {package}")
+    if name not in usable:
+        raise BackendError(f"backend {name!r} cannot play world {world.manifest.name!r}; use one of: {', '.join(usable)}")
+    load: Callable[[World, int, str, int], Backend] = importlib.import_module(module).load
+    return load(world, threads or default_threads(), precision, players)
+
+
+def usable_backends(world: World) -> list[str]:
+    """Installed backends that can play this world, the best first."""
+    return [name for name, (_, package) in BACKENDS.items() if installed(package) and (name == "mock") == (world.path is None)]
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def default_threads() -> int:
+    """The cores that this process may use, at most 4: worlds are small, and more threads wait for each other."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4)
+
+
+def check_precision(backend: str, precision: str, known: tuple[str, ...]) -> None:
+    if precision != "auto" and precision not in known:
+        raise BackendError(f"backend {backend!r} has no precision {precision!r} on this machine; it has: {', '.join(known)}")

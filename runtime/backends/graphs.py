@@ -1,0 +1,147 @@
+"""What all backends share that run a world's ONNX graphs: arrays in, arrays out, checked against the manifest.
+
+An engine runs one graph on given arrays. This file knows which arrays: the state contract of a world file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from runtime.errors import BackendError, PromptError, WorldFileError
+from runtime.manifest import Manifest
+from runtime.onnx_header import Header, Shape, check_graph
+from runtime.prompt import Tokenizer
+from runtime.world import State, World
+
+Signature = dict[str, tuple[str, Shape]]
+ALIGNMENT = 64  # bytes; vector units read aligned arrays without a copy
+
+
+class Engine(Protocol):
+    """One compiled graph."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Fill every output. All arrays are contiguous and have the shapes and types of the graph."""
+
+
+class EngineMaker(Protocol):
+    """name and precision say what the engines run on."""
+
+    name: str
+    precision: str
+    threads: int
+
+    def make(self, graph: Path, header: Header, players: int, exact: bool) -> Engine:
+        """Compile a graph. exact: in float32, whatever the precision of the others (the prompt's)."""
+
+
+@dataclass
+class GraphBackend:
+    """A world file's graphs on some engine."""
+
+    manifest: Manifest
+    name: str
+    precision: str
+    threads: int
+    players: int
+    engines: Mapping[str, Engine]
+    headers: Mapping[str, Header]
+    tokenizer: Tokenizer | None
+
+    def tick(
+        self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
+    ) -> tuple[np.ndarray, State]:
+        frame = np.empty((self.players, self.manifest.height, self.manifest.width, 3), np.uint8)
+        after = self._run("tick", state, {"action": action, "prompt": prompt, "noise": noise}, into, {"frame": frame})
+        return frame, after
+
+    def recache(self, state: State, prompt: np.ndarray) -> State:
+        if "recache" not in self.engines:
+            return state
+        return self._run("recache", state, {"prompt": prompt}, {}, {})
+
+    def embed(self, text: str) -> np.ndarray:
+        if self.tokenizer is None:
+            raise PromptError(f"world {self.manifest.name!r} does not read prompts")
+        ids, mask = self.tokenizer(text)
+        prompt = aligned_zeros((1, *self.manifest.prompt), np.dtype(np.float32))
+        self.engines["prompt"].run({"ids": ids, "mask": mask}, {"prompt": prompt})
+        return prompt
+
+    def _run(
+        self, graph: str, state: State, given: Mapping[str, np.ndarray], into: State, extra: Mapping[str, np.ndarray]
+    ) -> State:
+        """Run a graph that takes the state and gives the next."""
+        header = self.headers[graph]
+        inputs = {name: state[name[6:]] if name.startswith("state.") else given[name] for name in header.inputs}
+        changed = {}
+        for name in header.outputs:
+            if name.startswith("next."):
+                key = name[5:]
+                changed[key] = into[key] if key in into else aligned_zeros(state[key].shape, state[key].dtype)
+        outputs = {**extra, **{f"next.{key}": array for key, array in changed.items()}}
+        self.engines[graph].run(inputs, outputs)
+        return {**state, **changed}
+
+
+def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
+    """Check every graph, then compile it."""
+    manifest = world.manifest
+    if "tick" not in manifest.graphs:
+        raise WorldFileError(f"{world.path}: has no tick graph: export the world again")
+    sizes = {name: stored.bytes for name, stored in manifest.files.items()}
+    engines: dict[str, Engine] = {}
+    headers: dict[str, Header] = {}
+    with world.unpacked() as folder:
+        for name in ("tick", "recache", "prompt"):
+            if name not in manifest.graphs:
+                continue
+            file = manifest.graphs[name].file
+            inputs, outputs = signature(manifest, name)
+            headers[name] = check_graph((folder / file).read_bytes(), file, inputs, outputs, sizes)
+            if name == "tick" and "frame" not in headers[name].outputs:
+                raise WorldFileError(f"{world.path}: {file} gives no frame: export the world again")
+            if players > 1 and name != "prompt" and not batched(headers[name]):
+                raise BackendError(f"world {manifest.name!r} was exported for one player; export it again for more")
+            engines[name] = maker.make(folder / file, headers[name], players, exact=name == "prompt")
+    tokenizer = Tokenizer.of(world) if "prompt" in engines else None
+    return GraphBackend(manifest, maker.name, maker.precision, maker.threads, players, engines, headers, tokenizer)
+
+
+def signature(manifest: Manifest, graph: str) -> tuple[Signature, Signature]:
+    """What a graph of this name may take and must give: name → (dtype, shape); None on axis 0 stands for the players."""
+    if graph == "prompt":
+        text: tuple[str, Shape] = ("int64", (None, None))
+        return {"ids": text, "mask": text}, {"prompt": ("float32", (None, *manifest.prompt))}
+    state = {name: (spec.dtype.name, (None, *spec.shape[1:])) for name, spec in manifest.state.items()}
+    inputs: Signature = {f"state.{name}": kind for name, kind in state.items()}
+    outputs: Signature = {f"next.{name}": kind for name, kind in state.items()}
+    inputs["prompt"] = ("float32", (None, *manifest.prompt))
+    if graph != "recache":
+        inputs["action"] = ("float32", (None, len(manifest.actions)))
+        inputs["noise"] = ("float32", (None, *(manifest.graphs[graph].noise or manifest.noise)))
+        outputs["frame"] = ("uint8", (None, manifest.height, manifest.width, 3))
+    return inputs, outputs
+
+
+def batched(header: Header) -> bool:
+    """Whether the graph takes any number of players."""
+    return all(shape and shape[0] is None for _, shape in header.inputs.values())
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that start at a multiple of ALIGNMENT."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset : offset + size].view(dtype).reshape(shape)
+
+
+def first_line(error: Exception) -> str:
+    """What a backend complains about, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

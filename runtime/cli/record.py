@@ -1,0 +1,104 @@
+"""`worldloop record`: turn an environment into a data set, or show one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.errors import UsageError
+
+app = typer.Typer()
+
+_ADAPTER_OF = {"CarRacing-v3": "car_racing", "racer": "car_racing", "doom": "vizdoom"}
+
+
+@app.command()
+def record(
+    env: Annotated[str, typer.Argument(help="an adapter's name or any Gymnasium id; with --show: the data set")],
+    picture: Annotated[Path | None, typer.Argument(help="with --show: the .png or .mp4 to write")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the data set")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="frames to record")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="about so many episodes of 300 to 600 ticks instead")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one per core")] = None,
+    seed: Annotated[int, typer.Option(help="equal seeds record equal data")] = 0,
+    split: Annotated[str, typer.Option(help="train or test: disjoint tracks, names and templates")] = "train",
+    size: Annotated[
+        int | None, typer.Option(min=16, help="height and width of a frame; default: the adapter's")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
+    resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
+    show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Record a data set: `record ENV --out DIR --frames N`. Show one: `record --show DIR OUT.png|OUT.mp4`."""
+    if show:
+        _show(Path(env), picture)
+        return
+    if out is None:
+        raise UsageError("record: say where with --out DIR")
+    if (frames is None) == (episodes is None):
+        raise UsageError("record: say how much with either --frames N or --episodes N")
+    if split not in ("train", "test"):
+        raise UsageError(f"record: --split {split!r}: known are train, test")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from worldmodel.train.record import EPISODE_TICKS, Recording
+    from worldmodel.train.record import record as record_dataset
+
+    adapter, options = _adapter(env, split, size)
+    total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
+    recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"recording {env}", total=total)
+        statistics = record_dataset(
+            recording,
+            out,
+            workers=workers or _cores(),
+            resume=resume,
+            minutes=minutes,
+            progress=lambda done, missing: bar.update(task, completed=total - missing + done),
+        )
+    if as_json:
+        seconds = statistics["seconds"]
+        print(json.dumps({"out": str(out), "step": statistics["frames"], "seconds": seconds, **statistics}))
+    else:
+        print(json.dumps(statistics, indent=1))
+
+
+def _show(dataset: Path, picture: Path | None) -> None:
+    if picture is None:
+        raise UsageError("record --show: say which file to write, for example record --show DIR sheet.png")
+    from worldmodel.train import contact_sheet
+
+    contact_sheet.show(dataset, picture)
+    print(picture)
+
+
+def _adapter(env: str, split: str, size: int | None) -> tuple[str, dict[str, object]]:
+    """The adapter for ENV and its constructor's arguments: of split and size, those that it takes."""
+    from worldmodel.train.envs import ADAPTERS, adapter_class
+
+    name = _ADAPTER_OF.get(env, env)
+    options: dict[str, object] = {}
+    if name not in ADAPTERS:
+        name, options = "gymnasium", {"env_id": env}
+    takes = inspect.signature(adapter_class(name)).parameters
+    if size is not None and "size" not in takes:
+        raise UsageError(f"record: {env} has one frame size; leave --size out")
+    asked = {"split": split, "size": size}
+    options |= {key: value for key, value in asked.items() if key in takes and value is not None}
+    return name, options
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
