@@ -1,0 +1,70 @@
+"""Environment adapters: each turns one environment into frames, named keys, facts, captions and a driver.
+
+`ADAPTERS` maps a name to the module and class that implement it; the module is imported only when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.errors import DatasetError
+
+Frame = NDArray[np.uint8]  # [height, width, 3]
+Keys = NDArray[np.bool_]  # [actions]
+
+
+class Adapter(Protocol):
+    """One environment, seen as a game: keys in, antialiased frames out."""
+
+    env_id: str
+    tick_hz: float
+    height: int
+    width: int
+    actions: tuple[str, ...]
+    keys: dict[str, list[str]]  # action -> keyboard keys that a player uses for it
+    mirror: list[tuple[str, str]]  # actions that swap when the picture is flipped left to right; empty: no symmetry
+    facts: tuple[str, ...]
+
+    def reset(self, seed: int) -> Frame:
+        """Begin an episode; equal seeds begin equal episodes."""
+
+    def step(self, action: Keys) -> tuple[Frame, bool]:
+        """Live one tick with these keys held. Returns the frame and whether the episode is over."""
+
+    def scene(self) -> dict[str, Any]:
+        """{"captions": [...], …} of what the frame shows; a new dict object when the scene changes."""
+
+    def read_facts(self) -> NDArray[np.float32]:
+        """The true state, float32 [facts]."""
+
+    def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
+        """A driver for this episode that may see the state."""
+
+    def close(self) -> None:
+        """End whatever the adapter runs."""
+
+
+ADAPTERS: dict[str, tuple[str, str]] = {
+    "car_racing": ("worldmodel.train.envs.car_racing", "CarRacing"),
+    "vizdoom": ("worldmodel.train.envs.vizdoom", "VizDoom"),
+    "gymnasium": ("worldmodel.train.envs.gymnasium_env", "GymnasiumEnv"),
+}
+
+
+def adapter_class(name: str) -> Callable[..., Adapter]:
+    """The class behind an adapter's name."""
+    if name not in ADAPTERS:
+        raise DatasetError(f"unknown adapter {name!r}: known are {', '.join(ADAPTERS)}")
+    module, cls = ADAPTERS[name]
+    found: Callable[..., Adapter] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def make_adapter(name: str, **options: Any) -> Adapter:
+    """Make the adapter called `name`; `options` go to its constructor."""
+    return adapter_class(name)(**options)
