@@ -13,11 +13,10 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,8 +24,6 @@ from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
 VERSION = 1
 _PER_FRAME = ("frames", "actions", "episode", "scene", "facts")
