@@ -15,19 +15,23 @@ from worldmodel.errors import DatasetError
 from worldmodel.train.contact_sheet import show
 from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.envs import captions, make_adapter
-from worldmodel.train.record import Recording, measure, record, record_frames
+from worldmodel.train.record import Recording, measure, prepare, record, record_frames
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    record(small(), folder, workers=2)
+    record_all(small(), folder)
     return folder
 
 
 def small(frames: int = 900) -> Recording:
     options = {"split": "train", "size": 64}
     return Recording("car_racing", options, frames=frames, seed=3, split="train", shard_frames=400)
+
+
+def record_all(recording: Recording, folder: Path, resume: bool = False) -> None:
+    record(recording, folder, prepare(recording, folder, resume), workers=2)
 
 
 def test_a_recording_has_the_frames_that_were_asked_for(recorded: Path) -> None:
@@ -62,11 +66,11 @@ def test_captions_name_the_colours_that_the_frame_shows(recorded: Path) -> None:
 
 
 def test_resume_makes_exactly_what_is_missing(recorded: Path, tmp_path: Path) -> None:
-    record(small(), tmp_path / "again", workers=1)
+    record_all(small(frames=850), tmp_path / "again")
     (tmp_path / "again" / "shard-00001.h5").unlink()
     (tmp_path / "again" / "shard-00001.h5.unfinished").write_bytes(b"half a shard")
     kept = (tmp_path / "again" / "shard-00000.h5").stat().st_mtime_ns
-    record(small(), tmp_path / "again", workers=1, resume=True)
+    record_all(small(frames=900), tmp_path / "again", resume=True)
     assert (tmp_path / "again" / "shard-00000.h5").stat().st_mtime_ns == kept
     assert not list(tmp_path.glob("*/*.unfinished"))
     first, second = Dataset(recorded).load(), Dataset(tmp_path / "again").load()
@@ -75,10 +79,10 @@ def test_resume_makes_exactly_what_is_missing(recorded: Path, tmp_path: Path) ->
 
 def test_a_second_recording_in_the_same_folder_is_refused(recorded: Path) -> None:
     with pytest.raises(DatasetError, match="--resume"):
-        record(small(), recorded, workers=1)
+        prepare(small(), recorded)
     other = Recording("car_racing", {"split": "train", "size": 32}, 900, seed=3, split="train", shard_frames=400)
     with pytest.raises(DatasetError, match="height"):
-        record(other, recorded, workers=1, resume=True)
+        prepare(other, recorded, resume=True)
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:

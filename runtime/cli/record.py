@@ -49,22 +49,23 @@ def record(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from worldmodel.train.record import EPISODE_TICKS, Recording
-    from worldmodel.train.record import record as record_dataset
+    from worldmodel.train.record import EPISODE_TICKS, Recording, prepare
+    from worldmodel.train.record import record as record_shards
 
     adapter, options = _adapter(env, split, size)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
     recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
+    missing = prepare(recording, out, resume)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"recording {env}", total=total)
-        statistics = record_dataset(
+        task = bar.add_task(f"recording {env}", total=sum(frames for _, frames in missing))
+        statistics = record_shards(
             recording,
             out,
+            missing,
             workers=workers or _cores(),
-            resume=resume,
             minutes=minutes,
-            progress=lambda done, missing: bar.update(task, completed=total - missing + done),
+            progress=lambda done: bar.update(task, completed=done),
         )
     if as_json:
         seconds = statistics["seconds"]

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
 
-
 VERSION = 1
 _PER_FRAME = ("frames", "actions", "episode", "scene", "facts")
 
@@ -239,6 +238,14 @@ class ShardWriter:
             os.replace(self._unfinished, self._path)
         else:
             self._unfinished.unlink()
+
+
+def frames_in(path: Path) -> int:
+    """Frames in a shard; 0 when there is none."""
+    if not path.exists():
+        return 0
+    with _open(path) as file:
+        return len(file["episode"])
 
 
 def write_json(path: Path, content: object) -> None:

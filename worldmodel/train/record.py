@@ -1,6 +1,6 @@
 """Record an environment: one process per core, each writing whole shards that depend on nothing but (seed, shard).
 
-So a killed recording loses only its unfinished shards, and `resume` makes exactly those that are missing.
+So a killed recording loses only its unfinished shards, and resuming makes exactly those that are missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.errors import DatasetError
-from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter, write_json
+from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter, frames_in, write_json
 from worldmodel.train.envs import Adapter, make_adapter
 
 EPISODE_TICKS = (300, 600)  # shortest and longest episode; the last of a shard is cut where the shard is full
@@ -40,46 +40,7 @@ class Recording:
             yield index, min(self.shard_frames, self.frames - start)
 
 
-def record(
-    recording: Recording,
-    folder: Path,
-    workers: int,
-    resume: bool = False,
-    minutes: float | None = None,
-    progress: Callable[[int, int], None] = lambda recorded, missing: None,
-) -> dict[str, Any]:
-    """Record into `folder` and return the statistics, also written to statistics.json.
-
-    `progress` is told, about twice a second, the frames recorded in this call and those missing when it began. After
-    `minutes` no further shard is begun.
-    """
-    begun = time.monotonic()
-    todo = _prepare(recording, folder, resume)
-    missing = sum(frames for _, frames in todo)
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    running: set[Future[None]] = set()
-    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(counter,)) as pool:
-        while todo or running:
-            out_of_time = minutes is not None and time.monotonic() - begun > 60 * minutes
-            while todo and len(running) < workers and not out_of_time:
-                running.add(pool.submit(_record_shard, recording, folder, *todo.pop(0)))
-            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            progress(counter.value, missing)
-            if out_of_time and not running:
-                break
-    seconds = time.monotonic() - begun
-    statistics = measure(Dataset(folder))
-    statistics["recorded_now"] = counter.value
-    statistics["seconds"] = round(seconds, 1)
-    statistics["frames_per_s"] = round(counter.value / seconds, 1)
-    write_json(folder / "statistics.json", statistics)
-    return statistics
-
-
-def _prepare(recording: Recording, folder: Path, resume: bool) -> list[tuple[int, int]]:
+def prepare(recording: Recording, folder: Path, resume: bool = False) -> list[tuple[int, int]]:
     """Write or check dataset.json, clear what a killed writer left, and list the shards that are missing."""
     with closing(make_adapter(recording.adapter, **recording.options)) as adapter:
         info = _describe(adapter, recording)
@@ -96,7 +57,43 @@ def _prepare(recording: Recording, folder: Path, resume: bool) -> list[tuple[int
     info.write(folder)
     for left in folder.glob("*.unfinished"):
         left.unlink()
-    return [(index, frames) for index, frames in recording.shards() if not _path(folder, index).exists()]
+    return [(index, frames) for index, frames in recording.shards() if frames_in(_path(folder, index)) != frames]
+
+
+def record(
+    recording: Recording,
+    folder: Path,
+    shards: list[tuple[int, int]],
+    workers: int,
+    minutes: float | None = None,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> dict[str, Any]:
+    """Record the shards that `prepare` found missing; return the statistics, also written to statistics.json.
+
+    `progress` is told the frames recorded so far, about twice a second. After `minutes` no further shard is begun.
+    """
+    begun = time.monotonic()
+    todo = list(shards)
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    running: set[Future[None]] = set()
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(counter,)) as pool:
+        while todo or running:
+            if minutes is not None and time.monotonic() - begun > 60 * minutes:
+                todo.clear()
+            while todo and len(running) < workers:
+                running.add(pool.submit(_record_shard, recording, folder, *todo.pop(0)))
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            progress(counter.value)
+    seconds = time.monotonic() - begun
+    statistics = measure(Dataset(folder))
+    statistics["recorded_now"] = counter.value
+    statistics["seconds"] = round(seconds, 1)
+    statistics["frames_per_s"] = round(counter.value / seconds, 1)
+    write_json(folder / "statistics.json", statistics)
+    return statistics
 
 
 def _describe(adapter: Adapter, recording: Recording) -> DatasetInfo:

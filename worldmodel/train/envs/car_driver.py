@@ -29,7 +29,7 @@ class CarDriver:
     def __init__(self, car: CarRacing, rng: np.random.Generator) -> None:
         self._car = car
         self._rng = rng
-        self._cruise = float(rng.uniform(12, 45))
+        self._cruise = float(rng.uniform(8, 45))
         self._patience = int(rng.integers(2, 5))  # ticks that a steering key stays as it is
         self._steering = 0  # -1 left, 0 none, 1 right
         self._since = 0
@@ -43,14 +43,14 @@ class CarDriver:
     def _all_moves(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         rng = self._rng
         self._look_which_way()
-        if self._speed() < 1 and rng.random() < 0.6:
-            yield from self._hold(_NOTHING, int(rng.integers(8, 50)))
+        if self._speed() < 1 and rng.random() < 0.7:
+            yield from self._hold(_NOTHING, int(rng.integers(5, 60)))
         while True:
             yield from self._follow(int(rng.integers(50, 160)), offset=float(rng.uniform(-3, 3)))
             move = rng.choice(list(_MOVES), p=list(_MOVES.values()))
             yield from getattr(self, f"_{move}")()
             if rng.random() < 0.3:
-                self._cruise = float(rng.uniform(12, 45))
+                self._cruise = float(rng.uniform(8, 45))
 
     # -- moves ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class CarDriver:
             yield left, right, False, True
         yield from self._hold((False, False, False, True), int(self._rng.integers(1, 12)))
         left, right = self._rng.random(2) < 0.25
-        yield from self._hold((left, right, False, False), int(self._rng.integers(5, 40)))
+        yield from self._hold((left, right, False, False), int(self._rng.integers(5, 60)))
 
     def _full_gas(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         """Gas held through, steering along the road."""
@@ -172,11 +172,11 @@ class CarDriver:
 _NOTHING = (False, False, False, False)
 _MOVES = {
     "slalom": 0.2,
-    "excursion": 0.07,
-    "random_keys": 0.28,
-    "long_turn": 0.08,
+    "excursion": 0.06,
+    "random_keys": 0.26,
+    "long_turn": 0.07,
     "u_turn": 0.04,
     "coast": 0.11,
-    "stop": 0.1,
+    "stop": 0.14,
     "full_gas": 0.12,
 }
