@@ -11,8 +11,10 @@ The same seed and actions make the same frames, whatever was played before. ViZD
 from __future__ import annotations
 
 import contextlib
+import shutil
 import struct
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,9 @@ Frame = NDArray[np.uint8]
 
 TICS_PER_TICK = 2  # the engine runs at 35 Hz
 FIELD_OF_VIEW = 90.0  # degrees
+STAND_STILL = [False] * 4
+# The weapon's swing survives the end of an episode; it dies away by at least one pixel of 16 with each picture drawn.
+SETTLING_FRAMES = 16
 LAST_LEG = 1.0  # the health at which an episode ends: the engine is told never to go below
 
 
@@ -165,31 +170,34 @@ class VizDoom:
         if not self.scenes:
             raise SpecError(f"scenes: got none, need at least one of {', '.join(SCENES)}")
         self._episode_ticks = episode_ticks
-        self._folder = tempfile.TemporaryDirectory(prefix="worldloop-doom-")
+        self._folder = Path(tempfile.mkdtemp(prefix="worldloop-doom-"))
         self._games: dict[str, DoomGame] = {}  # started when first needed: each is a process of its own
+        self._close = weakref.finalize(self, close_games, self._games, self._folder)
 
     def reset(self, seed: int) -> Frame:
         """Begin the episode that this seed names. Returns its first frame."""
         rng = np.random.default_rng(seed)
         self._name = self.scenes[rng.integers(len(self.scenes))]
         if self._name not in self._games:
-            self._games[self._name] = start_game(self._name, Path(self._folder.name))
+            self._games[self._name] = start_game(self._name, self._folder)
         self._game = self._games[self._name]
         self._game.set_seed(int(rng.integers(2**31)))
         self._game.new_episode()
         self._game.send_game_command("buddha")  # hurt, but never killed: the last frame of an episode is a frame too
         self._game.make_action(turn_by(rng), int(rng.integers(1, 100)))  # look anywhere first
+        for _ in range(SETTLING_FRAMES):
+            self._game.make_action(STAND_STILL)
         self._tick = 0
         self._observe()
         self._walls = wall_lines(self._state)
-        return self._frame()
+        return shrink(self._screen)
 
     def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
         """Hold these buttons, bool [4] as in `actions`, for one tick. Returns the frame and whether it is the last."""
         self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
         self._tick += 1
         self._observe()
-        return self._frame(), self._health <= LAST_LEG or self._tick == self._episode_ticks
+        return shrink(self._screen), self._health <= LAST_LEG or self._tick == self._episode_ticks
 
     def scene(self) -> dict[str, Any]:
         """What this episode shows, in all the words that a recording may use."""
@@ -219,10 +227,7 @@ class VizDoom:
 
     def close(self) -> None:
         """End the engine's processes and remove its files."""
-        for game in self._games.values():
-            game.close()
-        self._games.clear()
-        self._folder.cleanup()
+        self._close()
 
     def _observe(self) -> None:
         state = self._game.get_state()
@@ -232,13 +237,6 @@ class VizDoom:
         self._screen: Frame = state.screen_buffer  # [480, 640, 3]
         self._variables = state.game_variables  # in the order that start_game asks for
         self._health = float(self._variables[0])
-
-    def _frame(self) -> Frame:
-        import cv2
-
-        # Halving twice takes a quarter of the time of dividing by four, and differs by one level of 255 at most.
-        half = cv2.resize(self._screen, (2 * self.width, 2 * self.height), interpolation=cv2.INTER_AREA)
-        return np.asarray(cv2.resize(half, (self.width, self.height), interpolation=cv2.INTER_AREA), np.uint8)
 
     def _places(self, names: tuple[str, ...]) -> tuple[tuple[float, float], ...]:
         return tuple((o.position_x, o.position_y) for o in self._state.objects if o.name in names)
@@ -289,10 +287,29 @@ def start_game(name: str, folder: Path) -> DoomGame:
     return game
 
 
+def shrink(drawn: Frame) -> Frame:
+    """Average squares of 4x4 pixels: uint8 [4 height, 4 width, 3] -> [height, width, 3].
+
+    Halving twice takes a quarter of the time of dividing by four, and differs from it by one level of 255 at most.
+    """
+    import cv2
+
+    height, width, _ = drawn.shape
+    half = cv2.resize(drawn, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(half, (width // 4, height // 4), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def turn_by(rng: np.random.Generator) -> list[bool]:
     """The buttons that turn one way or the other."""
     left = bool(rng.integers(2))
     return [left, not left, False, False]
+
+
+def close_games(games: dict[str, DoomGame], folder: Path) -> None:
+    """End the engines, then remove the folder: they write to it when they end."""
+    for game in games.values():
+        game.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def wall_lines(state: GameState) -> NDArray[np.float64]:
