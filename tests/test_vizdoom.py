@@ -1,4 +1,4 @@
-"""What a recording of the Doom rooms may rely on. Needs ViZDoom and OpenCV (extra `train`)."""
+"""What a recording of the Doom rooms may rely on. Needs the extra `train`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from worldmodel.train.envs.vizdoom import SCENES, VizDoom, shrink
 from worldmodel.train.envs.vizdoom_captions import HELD_OUT_CAPTIONS, SCENE_CAPTIONS
 
 pytest.importorskip("vizdoom")
-pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")
 def rooms() -> Iterator[dict[str, VizDoom]]:
     """One environment for each scene, shared by the tests: starting an engine takes most of their time."""
-    environments = {name: VizDoom([name], episode_ticks=None) for name in SCENES}
+    environments = {name: VizDoom([name]) for name in SCENES}
     yield environments
     for environment in environments.values():
         environment.close()
@@ -55,7 +54,7 @@ def test_a_seed_makes_the_same_frames_whatever_was_played_before(rooms: dict[str
 
 
 def test_the_seed_chooses_the_scene() -> None:
-    environment = VizDoom(episode_ticks=2)
+    environment = VizDoom()
     seen = []
     for seed in range(12):
         environment.reset(seed)
@@ -104,7 +103,7 @@ def test_a_shot_target_falls_and_another_comes(rooms: dict[str, VizDoom]) -> Non
 
 
 def test_an_episode_ends_when_the_player_is_down_and_still_shows_a_frame() -> None:
-    environment = VizDoom(["health_gathering"], episode_ticks=None)  # its floor burns
+    environment = VizDoom(["health_gathering"])  # its floor burns
     environment.reset(0)
     for _ in range(1000):
         frame, done = environment.step(press())
@@ -116,12 +115,11 @@ def test_an_episode_ends_when_the_player_is_down_and_still_shows_a_frame() -> No
     environment.close()
 
 
-def test_an_episode_ends_after_its_ticks() -> None:
-    environment = VizDoom(["basic"], episode_ticks=3)
-    for seed in (1, 2):
-        environment.reset(seed)
-        assert [environment.step(press())[1] for _ in range(3)] == [False, False, True]
-    environment.close()
+def test_the_test_split_has_other_episodes_and_other_words(rooms: dict[str, VizDoom]) -> None:
+    held_out = VizDoom(["basic"], split="test")
+    assert not np.array_equal(rooms["basic"].reset(5), held_out.reset(5))
+    assert not set(rooms["basic"].scene()["captions"]) & set(held_out.scene()["captions"])
+    held_out.close()
 
 
 def test_nothing_is_left_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -161,23 +162,26 @@ class VizDoom:
     mirror: ClassVar[list[tuple[str, str]]] = []
     facts = ("health", "ammo", "x", "y", "angle", "pitch", "kills", "visible_monsters", "scene_index")
 
-    def __init__(self, scenes: Iterable[str] = tuple(SCENES), episode_ticks: int | None = 350) -> None:
-        """scenes: names from SCENES. episode_ticks: an episode's longest, None for no end but the player's."""
+    def __init__(self, scenes: Iterable[str] = tuple(SCENES), split: Literal["train", "test"] = "train") -> None:
+        """scenes: names from SCENES. split: which episodes a seed names, and whether captions are held-out ones."""
         self.scenes = tuple(scenes)
         for name in self.scenes:
             if name not in SCENES:
                 raise SpecError(f"scenes: there is no Doom scene {name!r}; there are {', '.join(SCENES)}")
         if not self.scenes:
             raise SpecError(f"scenes: got none, need at least one of {', '.join(SCENES)}")
-        self._episode_ticks = episode_ticks
+        cv2.setNumThreads(1)  # the pictures are small, and recordings run one process per core
+        self._split = split
         self._folder = Path(tempfile.mkdtemp(prefix="worldloop-doom-"))
         self._games: dict[str, DoomGame] = {}  # started when first needed: each is a process of its own
         self._close = weakref.finalize(self, close_games, self._games, self._folder)
 
     def reset(self, seed: int) -> Frame:
         """Begin the episode that this seed names. Returns its first frame."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, self._split == "test"])
         self._name = self.scenes[rng.integers(len(self.scenes))]
+        captions = SCENE_CAPTIONS if self._split == "train" else HELD_OUT_CAPTIONS
+        self._scene = {"captions": list(captions[self._name]), "scene": self._name}
         if self._name not in self._games:
             self._games[self._name] = start_game(self._name, self._folder)
         self._game = self._games[self._name]
@@ -187,7 +191,6 @@ class VizDoom:
         self._game.make_action(turn_by(rng), int(rng.integers(1, 100)))  # look anywhere first
         for _ in range(SETTLING_FRAMES):
             self._game.make_action(STAND_STILL)
-        self._tick = 0
         self._observe()
         self._walls = wall_lines(self._state)
         return shrink(self._screen)
@@ -195,13 +198,12 @@ class VizDoom:
     def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
         """Hold these buttons, bool [4] as in `actions`, for one tick. Returns the frame and whether it is the last."""
         self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
-        self._tick += 1
         self._observe()
-        return shrink(self._screen), self._health <= LAST_LEG or self._tick == self._episode_ticks
+        return shrink(self._screen), self._health <= LAST_LEG
 
     def scene(self) -> dict[str, Any]:
-        """What this episode shows, in all the words that a recording may use."""
-        return {"captions": list(SCENE_CAPTIONS[self._name]), "scene": self._name}
+        """What this episode shows, in all the words that its split may use."""
+        return self._scene
 
     def read_facts(self) -> NDArray[np.float32]:
         """float32 [9], in the order of `facts`: map units, degrees anticlockwise, and counts."""
@@ -292,8 +294,6 @@ def shrink(drawn: Frame) -> Frame:
 
     Halving twice takes a quarter of the time of dividing by four, and differs from it by one level of 255 at most.
     """
-    import cv2
-
     height, width, _ = drawn.shape
     half = cv2.resize(drawn, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(half, (width // 4, height // 4), interpolation=cv2.INTER_AREA), np.uint8)
