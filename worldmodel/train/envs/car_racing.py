@@ -48,7 +48,7 @@ _REACH = VIEW_UNITS * math.hypot(0.5, CAR_FROM_TOP) + 1.2 * car_racing.TRACK_WID
 _STEPS_PER_TICK = 2
 _LOCK = 0.32  # steering of a held key: turns within the track's tightest bend, does not throw the car at 45 units/s
 _STEER_ON, _STEER_OFF = 0.08, 0.12  # change per tick while a key is held, and back to straight
-_GAS, _BRAKE, _DRAG = 0.07, 0.04, 0.0065  # drag is a touch of brake: the environment has none, a car left alone stops
+_GAS, _BRAKE, _DRAG = 0.16, 0.05, 0.022  # drag is a touch of brake: the environment has none, a car left alone stops
 
 
 class _Physics(car_racing.CarRacing):  # type: ignore[name-defined]
