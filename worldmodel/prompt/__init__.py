@@ -1,0 +1,1 @@
+"""Text to prompt embedding: the small encoder whose vectors condition the worlds."""
