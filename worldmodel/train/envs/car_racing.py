@@ -8,7 +8,9 @@ and skid marks, which the environment's own observation leaves out too. The phys
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -23,20 +25,19 @@ from worldmodel.train.envs.car_driver import CarDriver
 
 
 def _import_environment() -> tuple[types.ModuleType, types.ModuleType]:
-    """Import car_dynamics and car_racing without pygame, which they import at their top and use only to draw."""
-    ours = {"pygame": types.ModuleType("pygame"), "pygame.gfxdraw": types.ModuleType("pygame.gfxdraw")}
-    ours["pygame"].gfxdraw = ours["pygame.gfxdraw"]  # type: ignore[attr-defined]
-    kept = {name: sys.modules[name] for name in ours if name in sys.modules}
-    sys.modules.update(ours)
+    """Import car_dynamics and car_racing, with an empty pygame where there is none: only their drawing needs it."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on standard output, which is for results
+    empty = {} if importlib.util.find_spec("pygame") else {name: types.ModuleType(name) for name in _PYGAME}
+    sys.modules.update(empty)
     try:
         from gymnasium.envs.box2d import car_dynamics, car_racing
     finally:
-        for name in ours:
+        for name in empty:
             del sys.modules[name]
-        sys.modules.update(kept)
     return car_dynamics, car_racing
 
 
+_PYGAME = ("pygame", "pygame.gfxdraw")
 car_dynamics, car_racing = _import_environment()
 
 VIEW_UNITS = 50.0  # height and width of what the frame shows, in the environment's length units

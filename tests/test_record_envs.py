@@ -1,0 +1,161 @@
+"""What an adapter promises: the environment's own game, seen clearly, with keys that do what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+gymnasium = pytest.importorskip("gymnasium")
+spaces = pytest.importorskip("gymnasium.spaces")
+
+from worldmodel.errors import DatasetError  # noqa: E402
+from worldmodel.train.envs import captions  # noqa: E402
+from worldmodel.train.envs.car_racing import CarRacing  # noqa: E402
+from worldmodel.train.envs.gymnasium_env import GymnasiumEnv, buttons  # noqa: E402
+
+
+def keys(*held: str) -> np.ndarray:
+    return np.isin(CarRacing.actions, held)
+
+
+def test_the_car_moves_exactly_as_in_the_environment() -> None:
+    car, real = CarRacing(size=32), gymnasium.make("CarRacing-v3").unwrapped
+    car.reset(5)
+    real.reset(seed=int(np.random.default_rng([5, 0]).integers(2**31)))
+    car.place(0, 1, speed=0.0)
+    for tick in range(40):
+        car.step(keys("gas", "left" if tick % 20 < 5 else "gas"))
+        controls = np.array([car.steer, 0.16, 0.022])
+        real.step(controls)
+        real.step(controls)
+        x, y, yaw, *_ = car.pose()
+        assert (x, y, yaw) == (*real.car.hull.position, real.car.hull.angle)
+    assert abs(yaw - real.track[0][1]) > 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_seeds_are_equal_episodes(seed: int) -> None:
+    def frames() -> np.ndarray:
+        car = CarRacing(size=32)
+        car.reset(9)  # what was played before must not matter
+        first = car.reset(seed)
+        drive = car.policy(np.random.default_rng(4))
+        return np.stack([first, *(car.step(drive())[0] for _ in range(60))])
+
+    assert np.array_equal(frames(), frames())
+
+
+def test_training_and_test_drive_other_tracks() -> None:
+    train, test = CarRacing(size=32, split="train"), CarRacing(size=32, split="test")
+    train.reset(0), test.reset(0)
+    assert train.track.shape != test.track.shape or not np.allclose(train.track, test.track)
+    assert {test.scene()["road_name"], test.scene()["grass_name"]} & set(captions.held_out_names())
+    assert not {train.scene()["road_name"], train.scene()["grass_name"]} & set(captions.held_out_names())
+
+
+def test_a_car_left_alone_comes_to_rest_and_stays() -> None:
+    car = CarRacing(size=32)
+    car.reset(0)
+    car.place(0, 1, speed=30.0)
+    speeds = []
+    for _ in range(250):
+        car.step(keys())
+        speeds.append(car.read_facts()[car.facts.index("speed")])
+    assert speeds[10] > 20 and max(speeds[-50:]) < 0.1
+
+
+@pytest.mark.parametrize("key, sign", [("left", 1), ("right", -1)])
+def test_steering_keys_turn_the_car_their_way(key: str, sign: int) -> None:
+    car = CarRacing(size=32)
+    car.reset(0)
+    car.place(0, 1, speed=20.0)
+    before = car.pose()[2]
+    for _ in range(10):
+        car.step(keys(key, "gas"))
+    assert sign * (car.pose()[2] - before) > 0.2
+
+
+def test_the_driver_does_everything_and_stays_gentle() -> None:
+    car = CarRacing(size=16)
+    facts, held = [], []
+    for episode in range(12):
+        car.reset(episode)
+        drive = car.policy(np.random.default_rng(episode))
+        for _ in range(400):
+            held.append(drive())
+            car.step(held[-1])
+            facts.append(car.read_facts())
+    known = dict(zip(car.facts, np.array(facts).T, strict=True))
+    assert (np.array(held).mean(0) > 0.03).all() and (~np.array(held).any(1)).mean() > 0.1
+    assert 0.02 < (known["on_road"] < 0.5).mean() < 0.25
+    assert (np.abs(known["slip"]) > 0.3).mean() < 0.05
+    left, right = (known["yaw_rate"] > 0.1).mean(), (known["yaw_rate"] < -0.1).mean()
+    assert 0.6 < left / right < 1.6
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_frame_is_antialiased_and_road_lies_ahead(size: int) -> None:
+    car = CarRacing(size=size)
+    car.reset(0)
+    car.place(40, 1, speed=10.0)
+    car.paint("white", (250, 250, 250), "black", (10, 10, 10))
+    frame, _ = car.step(keys())
+    levels = np.unique(frame[: size // 2])
+    assert len(levels) > 8, "edges between road and grass should have steps between them"
+    assert np.array_equal(frame[size * 5 // 8, size // 2], (250, 250, 250))
+
+
+def test_every_caption_names_both_colours_and_splits_differ() -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        said = {captions.caption(rng, "navy blue", "sand", split).lower() for _ in range(300)}
+        assert len(said) > 100 and all("navy blue" in text and "sand" in text for text in said)
+    assert not set(captions.train_templates()) & set(captions.held_out_templates())
+    assert len(captions.train_templates()) >= 60 and len(captions.held_out_names()) >= 60
+    assert not set(captions.train_names()) & set(captions.held_out_names())
+
+
+@pytest.mark.parametrize("name", ["turquoise", "dark red", "white", "black"])
+def test_a_name_is_nearest_to_its_own_colour(name: str) -> None:
+    assert captions.nearest_name(captions.all_names()[name]) == name
+
+
+def test_cartpole_plays_with_buttons() -> None:
+    env = GymnasiumEnv("CartPole-v1", size=48)
+    assert env.actions == ("action_0", "action_1")
+    frame = env.reset(0)
+    assert frame.shape == (48, 48, 3)
+    drive, over, ticks = env.policy(np.random.default_rng(0)), False, 0
+    while not over:
+        _, over = env.step(drive())
+        ticks += 1
+    assert 5 < ticks < 500
+    env.close()
+
+
+class Spaces(gymnasium.Env):
+    def __init__(self, space: spaces.Space) -> None:
+        self.action_space = space
+
+
+@pytest.mark.parametrize(
+    "space, names, held, action",
+    [
+        (spaces.Discrete(3), 3, [0, 0, 1], 2),
+        (spaces.MultiBinary(2), 2, [1, 0], [1, 0]),
+        (spaces.MultiDiscrete([3, 2]), 3, [0, 1, 1], [2, 1]),
+        (spaces.Box(-1, 1, (2,)), 4, [0, 1, 0, 0], [1, 0]),
+        (spaces.Box(np.array([-1.0, 0.0], "f"), np.array([1.0, 1.0], "f")), 3, [1, 0, 1], [-1, 1]),
+        (spaces.Box(-1, 1, (1,)), 2, [1, 1], [0]),
+    ],
+)
+def test_buttons_for_every_action_space(space: spaces.Space, names: int, held: list[int], action: object) -> None:
+    found, to_action = buttons(Spaces(space))
+    assert len(found) == len(set(found)) == names
+    made = to_action(np.array(held, bool))
+    assert space.contains(made) and np.array_equal(made, action)
+
+
+def test_an_unknown_environment_is_an_error_of_ours() -> None:
+    with pytest.raises(DatasetError, match="NoSuchGame"):
+        GymnasiumEnv("NoSuchGame-v0")
