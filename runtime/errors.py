@@ -1,15 +1,15 @@
 """The errors of playing, a tree on top of worldmodel/errors.py.
 
-    WorldloopError
-    ├── WorldFileError           a world file is missing, truncated, corrupt, hostile or of another version
-    ├── BackendError             the backend is unknown, not installed, or cannot run this world
-    ├── ActionError              an action or key has a name that the world does not know
-    ├── ActionsFileError         a line of an actions file makes no sense
-    ├── PromptError              a prompt that cannot be used
-    ├── SnapshotError            a snapshot is damaged or belongs to another world
-    ├── ReplayError              a replay is damaged or belongs to another world
-    ├── DisplayError             no window can be opened
-    └── UsageError               options that contradict each other, or a value out of range
+WorldloopError
+├── WorldFileError           a world file is missing, truncated, corrupt, hostile or of another version
+├── BackendError             the backend is unknown, not installed, or cannot run this world
+├── ActionError              an action or key has a name that the world does not know
+├── ActionsFileError         a line of an actions file makes no sense
+├── PromptError              a prompt that cannot be used
+├── SnapshotError            a snapshot is damaged or belongs to another world
+├── ReplayError              a replay is damaged or belongs to another world
+├── DisplayError             no window can be opened
+└── UsageError               options that contradict each other, or a value out of range
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ def check_graph(
             if name not in allowed:
                 raise WorldFileError(f"{where}: unknown {kind} {name!r}: export the world again")
             wanted_dtype, wanted = allowed[name]
-            fits = len(shape) == len(wanted) and all(a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True))
+            fits = len(shape) == len(wanted) and all(
+                a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
+            )
             if dtype != wanted_dtype or not fits:
                 got = f"{dtype} {_show(shape)}"
                 raise WorldFileError(f"{where}: {kind} {name} must be {wanted_dtype} {_show(wanted)}, got {got}")
@@ -89,7 +91,9 @@ def check_graph(
 def _check_weights(weights: Weights, folder: str, where: str, sizes: Mapping[str, int]) -> None:
     file = _join(folder, weights.location)
     if file not in sizes:
-        raise WorldFileError(f"{where}: {weights.tensor} lies in {weights.location[:80]!r}, which is no file of this world")
+        raise WorldFileError(
+            f"{where}: {weights.tensor} lies in {weights.location[:80]!r}, which is no file of this world"
+        )
     end = weights.offset + (weights.length or 0)
     if weights.offset < 0 or (weights.length or 0) < 0 or end > sizes[file]:
         raise WorldFileError(f"{where}: {weights.tensor} reaches beyond the end of {file}: export the world again")

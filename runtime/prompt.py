@@ -32,7 +32,9 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             if isinstance(error, WorldFileError):
                 raise
-            raise WorldFileError(f"{world.path}: {file} is not a tokenizer ({error}): export the world again") from error
+            raise WorldFileError(
+                f"{world.path}: {file} is not a tokenizer ({error}): export the world again"
+            ) from error
 
     def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Token numbers and mask (1 = a token), both int64 [1, tokens]."""

@@ -1,7 +1,7 @@
 """A session: one world being played. It alone keeps the latest state; everything below it is a pure function.
 
-    session = Session(World.open("racer"), seed=7)
-    frame = session.tick({"gas", "left"})  # uint8 [height, width, 3]
+session = Session(World.open("racer"), seed=7)
+frame = session.tick({"gas", "left"})  # uint8 [height, width, 3]
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Session:
         precision: str = "auto",
     ) -> None:
         self.world = world
-        self.backend = load_backend(world, backend, threads=threads, precision=precision) if isinstance(backend, str) else backend
+        self.backend = (
+            load_backend(world, backend, threads=threads, precision=precision) if isinstance(backend, str) else backend
+        )
         self.restart(seed=seed, start=start, prompt=prompt)
 
     def restart(self, *, seed: int | None = None, start: str | None = None, prompt: str | None = None) -> None:

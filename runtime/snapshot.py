@@ -25,7 +25,9 @@ from runtime.world import State, World
 MAGIC = b"WLSNAP01"
 FORMAT = 1
 MAX_HEADER = 1 << 20  # bytes
-EMBEDDING = "session.prompt"  # the prompt's embedding travels with the state: another backend might compute it differently
+EMBEDDING = (
+    "session.prompt"  # the prompt's embedding travels with the state: another backend might compute it differently
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def unpack(data: bytes, world: World) -> tuple[About, State]:
         raise SnapshotError(f"snapshot format {header.get('format')!r:.40}, this version reads {FORMAT}: save again")
     about = _about(header)
     if about.world != world.hash:
-        raise SnapshotError(f"the snapshot belongs to another world or another version of {world.manifest.name!r}: load that world")
+        raise SnapshotError(
+            f"the snapshot belongs to another world or another version of {world.manifest.name!r}: load that world"
+        )
     wanted = {**world.manifest.state, EMBEDDING: TensorSpec((1, *world.manifest.prompt), np.dtype(np.float32))}
     tensors = header.get("tensors")
     if not isinstance(tensors, dict) or set(tensors) != set(wanted):
@@ -90,7 +94,12 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
 def _about(header: dict[str, Any]) -> About:
     world, seed, tick, start, prompt = (header.get(name) for name in ("world", "seed", "tick", "start", "prompt"))
     numbers = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63 for n in (seed, tick))
-    texts = isinstance(world, str) and isinstance(prompt, str) and len(prompt) <= MAX_TEXT and (start is None or isinstance(start, str))
+    texts = (
+        isinstance(world, str)
+        and isinstance(prompt, str)
+        and len(prompt) <= MAX_TEXT
+        and (start is None or isinstance(start, str))
+    )
     if not (numbers and texts):
         raise SnapshotError("the snapshot is damaged (its header makes no sense): save again")
     return About(world, seed, tick, start, prompt)  # type: ignore[arg-type]

@@ -29,7 +29,15 @@ MAX_INFLATION = 20  # unpacked size over the file's own; weights hardly compress
 SMALL = 64 << 20  # bytes; below this no inflation is dangerous
 PIECE = 1 << 20  # bytes read at a time
 
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError)  # what zipfile raises
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+)  # what zipfile raises
 
 State = dict[str, np.ndarray]
 
@@ -64,7 +72,10 @@ class World:
     @contextmanager
     def unpacked(self) -> Iterator[Path]:
         """All files, checked, in a private folder that lasts as long as the `with` block."""
-        with tempfile.TemporaryDirectory(prefix="worldloop-", ignore_cleanup_errors=True) as folder, _zip(self._path) as archive:
+        with (
+            tempfile.TemporaryDirectory(prefix="worldloop-", ignore_cleanup_errors=True) as folder,
+            _zip(self._path) as archive,
+        ):
             for file in self.manifest.files:
                 target = Path(folder, file)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +102,9 @@ class World:
         known = self.manifest.action_names
         for name in names:
             if name not in known:
-                raise ActionError(f"world {self.manifest.name!r} has no action {name!r}; it has: {', '.join(known) or 'none'}")
+                raise ActionError(
+                    f"world {self.manifest.name!r} has no action {name!r}; it has: {', '.join(known) or 'none'}"
+                )
         return np.array([[name in names for name in known]], np.float32)
 
     @property
@@ -112,7 +125,9 @@ class World:
         except UNREADABLE as error:
             raise WorldFileError(f"{self.path}: {file} is damaged ({error}): get the world file again") from error
         if size != stored.bytes or digest.hexdigest() != stored.sha256:
-            raise WorldFileError(f"{self.path}: {file} does not match its hash in the manifest: get the world file again")
+            raise WorldFileError(
+                f"{self.path}: {file} does not match its hash in the manifest: get the world file again"
+            )
 
 
 def find_world(name: str | Path) -> Path:
@@ -127,7 +142,9 @@ def find_world(name: str | Path) -> Path:
         raise WorldFileError(f"{path} is a folder, not a world file")
     if path.suffix == ".world" or len(path.parts) > 1:
         raise WorldFileError(f"no world file at {path}: check the path; 'worldloop list' shows the shipped worlds")
-    raise WorldFileError(f"no world {str(name)!r}; shipped are: {', '.join([*shipped, 'mock'])} (or give the path of a .world file)")
+    raise WorldFileError(
+        f"no world {str(name)!r}; shipped are: {', '.join([*shipped, 'mock'])} (or give the path of a .world file)"
+    )
 
 
 def shipped_worlds() -> dict[str, Path]:
@@ -186,14 +203,22 @@ def _check_directory(archive: zipfile.ZipFile, manifest: Manifest, path: Path) -
         raise WorldFileError(f"{path}: the same file is in it twice")
     for name in found:
         if name not in listed or not FILE_NAME.fullmatch(name):
-            raise WorldFileError(f"{path}: holds {name[:80]!r}, which its manifest does not list: not a world file of ours")
+            raise WorldFileError(
+                f"{path}: holds {name[:80]!r}, which its manifest does not list: not a world file of ours"
+            )
     for name in sorted(listed - set(found)):
         raise WorldFileError(f"{path}: {name} is missing from it: get the world file again")
     for entry in entries:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
-            raise WorldFileError(f"{path}: {entry.filename} is encrypted or packed in an unknown way: export the world again")
+            raise WorldFileError(
+                f"{path}: {entry.filename} is encrypted or packed in an unknown way: export the world again"
+            )
         if entry.filename != "manifest.json" and entry.file_size != manifest.files[entry.filename].bytes:
-            raise WorldFileError(f"{path}: {entry.filename} has another size than its manifest says: get the world file again")
+            raise WorldFileError(
+                f"{path}: {entry.filename} has another size than its manifest says: get the world file again"
+            )
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > max(SMALL, MAX_INFLATION * path.stat().st_size):
-        raise WorldFileError(f"{path}: would unpack to {unpacked >> 20} MB from {path.stat().st_size >> 20} MB: refused as a zip bomb")
+        raise WorldFileError(
+            f"{path}: would unpack to {unpacked >> 20} MB from {path.stat().st_size >> 20} MB: refused as a zip bomb"
+        )

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from runtime.errors import BackendError
+from runtime.machine import cores
 from runtime.world import State, World
 
 
 class Backend(Protocol):
     """name, precision (of the matrix products) and threads are facts for reports. players: size of every axis 0."""
 
-    name: str
-    precision: str
-    threads: int
-    players: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def players(self) -> int: ...
 
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
@@ -65,14 +69,20 @@ def load_backend(
     if not installed(package):
         raise BackendError(f"backend {name!r} is not installed: pip install {package}")
     if name not in usable:
-        raise BackendError(f"backend {name!r} cannot play world {world.manifest.name!r}; use one of: {', '.join(usable)}")
+        raise BackendError(
+            f"backend {name!r} cannot play world {world.manifest.name!r}; use one of: {', '.join(usable)}"
+        )
     load: Callable[[World, int, str, int], Backend] = importlib.import_module(module).load
     return load(world, threads or default_threads(), precision, players)
 
 
 def usable_backends(world: World) -> list[str]:
     """Installed backends that can play this world, the best first."""
-    return [name for name, (_, package) in BACKENDS.items() if installed(package) and (name == "mock") == (world.path is None)]
+    return [
+        name
+        for name, (_, package) in BACKENDS.items()
+        if installed(package) and (name == "mock") == (world.path is None)
+    ]
 
 
 def installed(package: str) -> bool:
@@ -81,10 +91,11 @@ def installed(package: str) -> bool:
 
 def default_threads() -> int:
     """The cores that this process may use, at most 4: worlds are small, and more threads wait for each other."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 4)
+    return min(cores(), 4)
 
 
 def check_precision(backend: str, precision: str, known: tuple[str, ...]) -> None:
     if precision != "auto" and precision not in known:
-        raise BackendError(f"backend {backend!r} has no precision {precision!r} on this machine; it has: {', '.join(known)}")
+        raise BackendError(
+            f"backend {backend!r} has no precision {precision!r} on this machine; it has: {', '.join(known)}"
+        )

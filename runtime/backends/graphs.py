@@ -30,28 +30,41 @@ class Engine(Protocol):
 
 
 class EngineMaker(Protocol):
-    """name and precision say what the engines run on."""
+    """name, precision and threads say what the engines run on."""
 
-    name: str
-    precision: str
-    threads: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
 
     def make(self, graph: Path, header: Header, players: int, exact: bool) -> Engine:
         """Compile a graph. exact: in float32, whatever the precision of the others (the prompt's)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class GraphBackend:
     """A world file's graphs on some engine."""
 
     manifest: Manifest
-    name: str
-    precision: str
-    threads: int
+    maker: EngineMaker
     players: int
     engines: Mapping[str, Engine]
     headers: Mapping[str, Header]
     tokenizer: Tokenizer | None
+
+    @property
+    def name(self) -> str:
+        return self.maker.name
+
+    @property
+    def precision(self) -> str:
+        return self.maker.precision
+
+    @property
+    def threads(self) -> int:
+        return self.maker.threads
 
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
@@ -110,7 +123,7 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
                 raise BackendError(f"world {manifest.name!r} was exported for one player; export it again for more")
             engines[name] = maker.make(folder / file, headers[name], players, exact=name == "prompt")
     tokenizer = Tokenizer.of(world) if "prompt" in engines else None
-    return GraphBackend(manifest, maker.name, maker.precision, maker.threads, players, engines, headers, tokenizer)
+    return GraphBackend(manifest, maker, players, engines, headers, tokenizer)
 
 
 def signature(manifest: Manifest, graph: str) -> tuple[Signature, Signature]:

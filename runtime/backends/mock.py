@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from runtime.backends import Backend, check_precision
-from runtime.errors import UsageError
+from runtime.errors import PromptError
 from runtime.manifest import parse_manifest
 from runtime.prompt import check_prompt
 from runtime.world import State, World
@@ -87,7 +87,7 @@ class MockBackend:
         check_prompt(text)
         words = [word for word in re.findall(r"[a-z]+", text.lower()) if word in COLOURS]
         if not words:
-            raise UsageError(f"the mock world knows only colours: name one or two of {', '.join(COLOURS)}")
+            raise PromptError(f"the mock world knows only colours: name one or two of {', '.join(COLOURS)}")
         road, grass = COLOURS[words[0]], COLOURS[words[1] if len(words) > 1 else "green"]
         return np.array([[road, grass]], np.float32) / 255
 
@@ -118,7 +118,9 @@ def plain() -> np.ndarray:
     """Palette entries of two plains side by side in each direction, so that every view is one slice."""
     y, x = np.mgrid[0:PLAIN, 0:PLAIN]
     # The car starts at 0, 0 and the view's middle is half a view further: there the road runs through it.
-    off = np.abs((x - WIDTH // 2 - 40 * np.sin(2 * np.pi * (y - HEIGHT // 2) / PLAIN) + PLAIN // 2) % PLAIN - PLAIN // 2)
+    off = np.abs(
+        (x - WIDTH // 2 - 40 * np.sin(2 * np.pi * (y - HEIGHT // 2) / PLAIN) + PLAIN // 2) % PLAIN - PLAIN // 2
+    )
     checks = 1 + ((x // 16 + y // 16) % 2)
     tile = np.where(off < 12, 0, checks)
     tile = np.where((off < 1) & (y % 16 < 8), 3, tile)

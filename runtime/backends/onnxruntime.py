@@ -32,7 +32,9 @@ class OrtMaker:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # between ticks the cores belong to others
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # between ticks the cores belong to others
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # unpack stored weights once, while loading
         try:
             session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,145 @@
+"""`worldloop bench`: how fast a world ticks here, beside what this machine's matrix products reach."""
+
+from __future__ import annotations
+
+import json as json_library
+import subprocess
+import sys
+import time
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from runtime.backends import Backend, default_threads, load_backend, usable_backends
+from runtime.backends.graphs import EngineMaker, aligned_zeros
+from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
+from runtime.errors import BackendError
+from runtime.machine import cores, cpu_name, peak_mb
+from runtime.noise import tick_noise
+from runtime.world import DEFAULT_WORLD, State, World
+
+WARM_UP = 20  # ticks
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    world: WorldName = DEFAULT_WORLD,
+    ticks: Annotated[int, typer.Option(help="ticks to measure, after a warm-up", min=1)] = 1000,
+    backends: Annotated[str | None, typer.Option(help="all, or names with commas; each is measured in a process of its own")] = None,
+    players: Annotated[int, typer.Option(help="players in one batch", min=1, max=1024)] = 1,
+    seed: Seed = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+) -> None:
+    """Measure ticks (decoding included), the first frame, memory, and the share of the machine's matrix-product peak."""
+    opened = World.open(world)
+    if backends is None:
+        results = [measure(opened, backend, ticks, players, seed, threads, precision)]
+    else:
+        names = usable_backends(opened) if backends == "all" else backends.split(",")
+        results = [in_own_process(world, name, ticks, players, seed, threads, precision) for name in names]
+    report = {
+        "world": opened.manifest.name,
+        "world_hash": opened.hash,
+        "tick_hz": opened.manifest.tick_hz,
+        "ticks": ticks,
+        "machine": {"cpu": cpu_name(), "cores": cores(), "gpu": None},
+        "threads": threads or default_threads(),
+        "results": results,
+    }
+    finish(report, json, text(report))
+
+
+def measure(world: World, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str) -> dict[str, Any]:
+    """One backend, in this process. The first frame counts from here: reading the file, compiling, one tick."""
+    begun = time.perf_counter()
+    backend = load_backend(world, name, threads=threads, precision=precision, players=players)
+    state, prompt = beginning(world, backend)
+    tick_s: list[float] = []
+    spare: State = {}
+    rng = np.random.default_rng(seed)
+    first_frame_s = None
+    manifest = world.manifest
+    for tick in track(range(WARM_UP + ticks), description=backend.name, console=Console(stderr=True), transient=True):
+        action = (rng.random((players, len(manifest.actions))) < 0.3).astype(np.float32)
+        at = time.perf_counter()
+        noise = tick_noise(seed, tick, (players, *manifest.noise))
+        _, after = backend.tick(state, action, prompt, noise, spare)
+        spare = {key: array for key, array in state.items() if after[key] is not array}
+        state = after
+        tick_s.append(time.perf_counter() - at)
+        first_frame_s = first_frame_s or time.perf_counter() - begun
+    used = peak_mb()  # before the yardstick takes memory of its own
+    measured = tick_s[WARM_UP:]
+    median = float(np.median(measured))
+    flops = manifest.flops_per_tick
+    peak = peak_of(backend) if flops else None
+    return {
+        "backend": backend.name,
+        "precision": backend.precision,
+        "threads": backend.threads,
+        "players": players,
+        "tick_ms": milliseconds(measured),
+        "late_share": round(float(np.mean(np.array(measured) > 1 / manifest.tick_hz)), 4),
+        "ticks_per_s": round(players / median, 1),
+        "first_frame_s": round(first_frame_s or 0.0, 3),
+        "peak_mb": used,
+        "flops_per_tick": flops,
+        "peak_flops": peak,
+        "peak_share": round(players * flops / median / peak, 4) if flops and peak else None,
+    }
+
+
+def beginning(world: World, backend: Backend) -> tuple[State, np.ndarray]:
+    """The state of the default start for every player, and the prompt's embedding."""
+    manifest = world.manifest
+    start = manifest.start(None)
+    prompt = np.repeat(backend.embed(start.prompt if start else manifest.default_prompt), backend.players, axis=0)
+    state = {key: aligned_zeros((backend.players, *spec.shape[1:]), spec.dtype) for key, spec in manifest.state.items()}
+    for key, tensor in world.start_state().items():
+        state[key][...] = tensor
+    return backend.recache(state, prompt), prompt
+
+
+def peak_of(backend: Backend) -> float | None:
+    from runtime.matmul_peak import peak_flops
+
+    maker: EngineMaker | None = getattr(backend, "maker", None)
+    return peak_flops(maker) if maker else None
+
+
+def in_own_process(
+    world: str, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str
+) -> dict[str, Any]:
+    """So that one backend's memory and start do not count for another's."""
+    options = {"--backend": name, "--ticks": ticks, "--players": players, "--seed": seed, "--precision": precision}
+    if threads:
+        options["--threads"] = threads
+    words = [str(word) for pair in options.items() for word in pair]
+    program = "from runtime.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "bench", world, "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise BackendError(done.stderr.strip().splitlines()[-1].removeprefix("worldloop: ") if done.stderr else f"{name} failed")
+    return json_library.loads(done.stdout)["results"][0]
+
+
+def text(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    lines = [f"{report['world']} on {machine['cpu']}, {machine['cores']} cores, {report['threads']} threads; a tick may take {1000 / report['tick_hz']:.1f} ms"]
+    for result in report["results"]:
+        ms = result["tick_ms"]
+        share = "" if result["peak_share"] is None else f", {100 * result['peak_share']:.0f} % of the matrix-product peak"
+        lines.append(
+            f"  {result['backend']} {result['precision']}: p50 {ms['p50']} ms, p95 {ms['p95']}, p99 {ms['p99']}; "
+            f"{result['ticks_per_s']} ticks/s, first frame {result['first_frame_s']} s, {result['peak_mb']} MB{share}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,29 @@
+"""Options that several commands share, and how a command ends: one JSON object on stdout, or lines for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+WorldName = Annotated[
+    str, typer.Argument(metavar="WORLD", help="a shipped world's name, 'mock', or the path of a .world file")
+]
+Seed = Annotated[int, typer.Option(help="of all randomness", min=0, max=(1 << 63) - 1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads (default: the cores, at most 4)", min=1, max=1024)]
+BackendName = Annotated[str, typer.Option(help="auto, openvino, onnxruntime or mock")]
+Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+def finish(report: dict[str, Any], as_json: bool, text: str) -> None:
+    """Say the result: for a script or for a person."""
+    print(json.dumps(report) if as_json else text)
+
+
+def milliseconds(seconds: list[float], percentiles: tuple[int, ...] = (50, 95, 99)) -> dict[str, float]:
+    """Percentiles in milliseconds, rounded to microseconds: {"p50": …}; nothing was measured: zeros."""
+    values = np.percentile(np.array(seconds) * 1000, percentiles) if seconds else np.zeros(len(percentiles))
+    return {f"p{p}": round(float(value), 3) for p, value in zip(percentiles, values, strict=True)}

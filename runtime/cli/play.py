@@ -1,0 +1,121 @@
+"""`worldloop play`: open a world in a window, or play it without one (--headless) for scripts and tests."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+import typer
+
+from runtime.actions_file import read_actions
+from runtime.bindings import Controls
+from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
+from runtime.clock import Clock
+from runtime.errors import UsageError
+from runtime.loop import Companion, Desk, Report, play, play_script
+from runtime.presenters import Checksum, FramesFile, Presenter, VideoFile
+from runtime.replay import Recorder
+from runtime.session import Session
+from runtime.world import DEFAULT_WORLD, World
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    world: WorldName = DEFAULT_WORLD,
+    headless: Annotated[bool, typer.Option("--headless", help="no window; needs --ticks or --actions")] = False,
+    ticks: Annotated[int | None, typer.Option(help="how many ticks to play without a window", min=0)] = None,
+    actions: Annotated[Path | None, typer.Option(help="actions file: one tick a line, action names")] = None,
+    video: Annotated[Path | None, typer.Option(help="write a video: .mp4, .mkv, .mov or .gif", dir_okay=False)] = None,
+    frames: Annotated[Path | None, typer.Option(help="write all frames: .npz", dir_okay=False)] = None,
+    record: Annotated[Path | None, typer.Option(help="write a replay", dir_okay=False)] = None,
+    start: Annotated[str | None, typer.Option(help="which of the world's starts")] = None,
+    prompt: Annotated[str | None, typer.Option(help="what the world should look like")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="show the real environment beside it (train extra)")
+    ] = False,
+    seed: Seed = 0,
+    threads: Threads = None,
+    backend: BackendName = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+) -> None:
+    """Play a world. Keys: as the world names them; Tab types a prompt, P pauses, . steps, R restarts, F5 and F9 save and
+    load, H shows figures, Esc leaves."""
+    opened = World.open(world)
+    script = read_actions(actions, opened.manifest) if actions else []
+    check_usage(headless, ticks, actions, frames)
+    session = Session(
+        opened, backend=backend, seed=seed, start=start, prompt=prompt, threads=threads, precision=precision
+    )
+    if opened.manifest.preview:
+        print(f"worldloop: {opened.manifest.name} is a preview, still in training", file=sys.stderr)
+    checksum = Checksum()
+    with ExitStack() as stack:
+        presenters: list[Presenter] = [checksum]
+        if video:
+            presenters.append(stack.enter_context(VideoFile(video, opened.manifest.tick_hz)))
+        if frames:
+            presenters.append(stack.enter_context(FramesFile(frames, len(script) if ticks is None else ticks)))
+        desk = Desk()
+        if record:
+            desk.recorder = Recorder(record, session, world)
+            stack.callback(desk.recorder.close)
+        companion = real_environment(opened, seed) if compare else None
+        if headless:
+            report = play_script(session, script, len(script) if ticks is None else ticks, desk, presenters, companion)
+        else:
+            report = in_window(session, desk, presenters, companion)
+    result = {
+        "world": opened.manifest.name,
+        "world_hash": opened.hash,
+        "backend": session.backend.name,
+        "precision": session.backend.precision,
+        "threads": session.backend.threads,
+        "seed": seed,
+        "ticks": len(report.tick_s),
+        "tick_ms": {**milliseconds(report.tick_s), "max": round(max(report.tick_s, default=0.0) * 1000, 3)},
+        "late_ticks": report.late_ticks,
+        "frames_crc32": f"{checksum.value:08x}",
+        "torch_imported": "torch" in sys.modules,
+    }
+    finish(result, json, summary(result))
+
+
+def check_usage(headless: bool, ticks: int | None, actions: Path | None, frames: Path | None) -> None:
+    if headless and ticks is None and actions is None:
+        raise UsageError("--headless needs to know for how long: give --ticks N or --actions FILE")
+    if not headless and (ticks is not None or actions or frames):
+        raise UsageError("--ticks, --actions and --frames are for --headless: add it, or leave them out")
+
+
+def in_window(session: Session, desk: Desk, presenters: list[Presenter], companion: Companion | None) -> Report:
+    from runtime.window import Window
+
+    manifest = session.world.manifest
+    clock = Clock(manifest.tick_hz)
+    controls = Controls(manifest.actions)
+    desk.save_file = platformdirs.user_data_path("worldloop") / f"{manifest.name}-{session.world.hash[:12]}.save"
+    size = manifest.width * (2 if companion else 1), manifest.height
+    with Window(manifest.title, size, controls, manifest.prompts, clock.now) as window:
+        clock.sleep = window.sleep
+        return play(session, controls, window, clock, desk, presenters, companion)
+
+
+def real_environment(world: World, seed: int) -> Companion:
+    """The environment that the world imitates, driven by the same actions."""
+    from runtime.compare import open_environment
+
+    return open_environment(world, seed)
+
+
+def summary(result: dict) -> str:
+    ms = result["tick_ms"]
+    return (
+        f"{result['world']}: {result['ticks']} ticks, {ms['p50']} ms each (p99 {ms['p99']} ms), {result['late_ticks']} late, "
+        f"on {result['backend']} {result['precision']}, {result['threads']} threads; frames {result['frames_crc32']}"
+    )
