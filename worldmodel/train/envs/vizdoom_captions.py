@@ -32,6 +32,8 @@ SCENE_CAPTIONS: dict[str, tuple[str, ...]] = {
         "doom arena: enemies spawn at the far wall and march towards the player",
         "rough brown wall, grey pavement, armoured enemies in the distance",
         "an outdoor combat ring with soldiers coming to get you",
+        "pink worms and armoured men crawl towards you over grey slabs",
+        "men with chainsaws and toothy pink worms in a round pit",
     ),
     "health_gathering": (
         "a hall with a green acid floor and medkits to collect",
@@ -96,6 +98,7 @@ SCENE_CAPTIONS: dict[str, tuple[str, ...]] = {
         "the beginner's room: bricks, a grid overhead, one foe",
         "a lone hovering monster guards a small brown hall",
         "old brown bricks and a steel lattice, with one creature at the back",
+        "a blue and gold beetle with red claws drifts about a brown brick room",
     ),
 }
 """Texts for each scene, in many words and orders: what a recording is captioned with."""
