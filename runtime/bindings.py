@@ -17,7 +17,7 @@ class Reading:
 
 
 class Controls:
-    """The held set. Keys by their pygame names, lower case; several keys may mean one action, one key several actions."""
+    """The held set. Keys by their pygame names, lower case; several may mean one action, one several actions."""
 
     def __init__(self, actions: Iterable[Action]) -> None:
         self.meaning: dict[str, frozenset[str]] = {}

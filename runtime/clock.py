@@ -1,7 +1,7 @@
-"""Time: one tick every 1/tick_hz seconds, on an absolute schedule. The only file that reads a clock, through functions it is given.
+"""Time: one tick every 1/tick_hz seconds, on an absolute schedule, by a time function that the clock is given.
 
-The n-th tick is due at the first one's time plus n periods, so that rounding never adds up. (pygame's own clock truncates
-to whole milliseconds and runs 3 % fast at 60 Hz.)
+The n-th tick is due at the first one's time plus n periods, so that rounding never adds up. (pygame's own clock
+truncates to whole milliseconds and runs 3 % fast at 60 Hz.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def settle(due: float, period: float, now: float) -> tuple[float, bool]:
 
 
 class Clock:
-    """Waits for ticks and counts the late ones. now: seconds, never going back. sleep: rests about that many seconds."""
+    """Waits for ticks and counts the late ones. now: seconds, never going back. sleep: rests about that long."""
 
     def __init__(
         self, tick_hz: float, now: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep

@@ -31,7 +31,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What the player asks of the program, not of the world. kind: pause, step, restart, save, load or prompt (with its text)."""
+    """What the player asks of the program, not of the world. kind: pause, step, restart, save, load or prompt."""
 
     kind: str
     text: str = ""
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Status:
-    """What the HUD shows. response: ticks from the newest key event to the frame that answers it, None until one came."""
+    """What the HUD shows. response: ticks from the newest key event to the frame that answers it, None before."""
 
     tick: int
     tick_ms: float
@@ -63,8 +63,8 @@ class Screen(Protocol):
 
 
 def play(
-    session: Session, controls: Controls, screen: Screen, clock: Clock, desk: Desk, presenters: Iterable[Presenter] = (),
-    companion: Companion | None = None,
+    session: Session, controls: Controls, screen: Screen, clock: Clock, desk: Desk,
+    presenters: Iterable[Presenter] = (), companion: Companion | None = None,
 ) -> Report:  # fmt: skip
     """Run until the window closes. Each pass of the loop is one tick."""
     report, response, paused = Report(), None, False
@@ -101,7 +101,7 @@ def play_script(
     session: Session, script: Sequence[Line], ticks: int, desk: Desk, presenters: Iterable[Presenter] = (),
     companion: Companion | None = None, now: Callable[[], float] = time.perf_counter,
 ) -> Report:  # fmt: skip
-    """Play `ticks` ticks without a screen; after the script's end nothing is pressed. Late: took longer than a period."""
+    """Play `ticks` ticks without a screen, after the script's end with nothing pressed. Late: above a period."""
     report, period = Report(), 1.0 / session.world.manifest.tick_hz
     for number in range(ticks):
         line = script[number] if number < len(script) else Line()
@@ -177,8 +177,8 @@ class Desk:
 
 
 def beside(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Two pictures side by side; the right one is brought to the left one's height by repeating or leaving out pixels."""
-    height, width, _ = frame.shape
+    """Two pictures side by side, the right one brought to the left one's height by repeating or dropping pixels."""
+    height = frame.shape[0]
     rows = np.arange(height) * other.shape[0] // height
     columns = np.arange(round(other.shape[1] * height / other.shape[0])) * other.shape[0] // height
     return np.concatenate([frame, other[rows][:, columns.clip(max=other.shape[1] - 1)]], axis=1)

@@ -248,7 +248,7 @@ class _Fields:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        values = self.list(key)
+        values = self.items(key)
         if not all(isinstance(value, str) and len(value) <= MAX_TEXT for value in values):
             raise self.wrong(key, "a list of texts", values)
         return tuple(values)
@@ -272,7 +272,7 @@ class _Fields:
         return float(value)
 
     def shape(self, key: str, rank: int | None = None) -> tuple[int, ...]:
-        values = self.list(key, 8)
+        values = self.items(key, 8)
         sizes = all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 1 << 31 for v in values)
         if not sizes or (rank is not None and len(values) != rank):
             raise self.wrong(key, f"{rank or 'up to 8'} sizes of at least 1", values)
@@ -280,7 +280,7 @@ class _Fields:
             raise self.wrong(key, "a shape of sensible size", values)
         return tuple(values)
 
-    def list(self, key: str, most: int = MAX_ITEMS) -> list[Any]:
+    def items(self, key: str, most: int = MAX_ITEMS) -> list[Any]:
         values = self.get(key)
         if not isinstance(values, list) or len(values) > most:
             raise self.wrong(key, f"a list of at most {most} items", values)
@@ -290,7 +290,7 @@ class _Fields:
         return _Fields(self.get(key), f"{self.where}: {key}")
 
     def children(self, key: str, most: int = MAX_ITEMS) -> list[_Fields]:
-        return [_Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(self.list(key, most))]
+        return [_Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(self.items(key, most))]
 
     def named(self, key: str) -> list[tuple[str, _Fields]]:
         values = self.get(key)

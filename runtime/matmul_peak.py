@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,15 @@ def _engine(maker: EngineMaker, side: int) -> Engine:
 
 
 def chain_graph(side: int) -> bytes:
-    """y = x · w · w · …, an ONNX model written by hand: playing must not need the onnx package. Numbers as in onnx.proto."""
+    """y = x · w · w · …, an ONNX model by hand: playing must not need the onnx package. Numbers: onnx.proto."""
     weights = np.full((side, side), 1.0 / side, np.float32)
     names = ["x", *(f"x{i}" for i in range(1, CHAIN)), "y"]
     nodes = b"".join(
-        _field(1, _field(1, a) + _field(1, "w") + _field(2, b) + _field(4, "MatMul")) for a, b in zip(names, names[1:], strict=False)
+        _field(1, _field(1, a) + _field(1, "w") + _field(2, b) + _field(4, "MatMul")) for a, b in pairwise(names)
     )
     tensor = _field(1, side) * 2 + _field(2, 1) + _field(8, "w") + _field(9, weights.tobytes())
-    graph = nodes + _field(2, "peak") + _field(5, tensor) + _field(11, _value("x", side)) + _field(12, _value("y", side))
+    ends = _field(11, _value("x", side)) + _field(12, _value("y", side))
+    graph = nodes + _field(2, "peak") + _field(5, tensor) + ends
     return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 17))
 
 

@@ -1,7 +1,7 @@
 """Read the outside of an ONNX graph without running or allocating it: its inputs, outputs, and where its weights lie.
 
-A graph from a world file goes to a backend only after `check_graph`: inputs and outputs as the manifest says, weights inside
-the world's own files, no operators from unknown libraries. Field numbers are those of onnx.proto (ONNX IR version 3 and up).
+A graph from a world file goes to a backend only after `check_graph`: inputs and outputs as the manifest says, weights
+inside the world's own files, no operators from unknown libraries. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def check_graph(
 ) -> Header:
     """Refuse a graph that asks for or gives anything but what the manifest says.
 
-    A graph may leave out inputs it does not need and state that it does not change. sizes: bytes of every file of the world.
+    A graph may leave out inputs it does not need and state that it does not change. sizes: bytes of every file.
     """
     header = read_header(graph, where)
     for kind, found, allowed in (("input", header.inputs, inputs), ("output", header.outputs, outputs)):
@@ -100,7 +100,7 @@ def _check_weights(weights: Weights, folder: str, where: str, sizes: Mapping[str
 
 
 def _join(folder: str, location: str) -> str:
-    """`../weights/a.safetensors` seen from `graphs` is `weights/a.safetensors`; anything that leaves the world is kept as it is."""
+    """`../weights/a` seen from `graphs` is `weights/a`; a path that leaves the world is given back as it is."""
     parts = folder.split("/") if folder else []
     for part in location.split("/"):
         if part == "..":
@@ -192,15 +192,17 @@ def _walk(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             value, at = _varint(message, at)
             yield number, wire, value
         else:
-            size, at = {1: lambda: (8, at), 5: lambda: (4, at), 2: lambda: _varint(message, at)}.get(wire, _no_wire)()
+            size, at = _varint(message, at) if wire == 2 else (_fixed_size(wire), at)
             if at + size > len(message):
                 raise ValueError("cut off")
             yield number, wire, message[at : at + size]
             at += size
 
 
-def _no_wire() -> tuple[int, int]:
-    raise ValueError("not protobuf")
+def _fixed_size(wire: int) -> int:
+    if wire not in (1, 5):
+        raise ValueError("not protobuf")
+    return 8 if wire == 1 else 4
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -30,11 +30,11 @@ class Checksum:
         self.value = 0
 
     def show(self, frame: np.ndarray) -> None:
-        self.value = zlib.crc32(np.ascontiguousarray(frame), self.value)
+        self.value = zlib.crc32(frame.tobytes(), self.value)
 
 
 class FramesFile:
-    """An .npz with one array, `frames`: uint8 [ticks, height, width, 3], written as it comes; `ticks` must be known before."""
+    """An .npz with one array, `frames`: uint8 [ticks, height, width, 3], written as it comes."""
 
     def __init__(self, path: Path, ticks: int) -> None:
         self.path, self.ticks = path, ticks
@@ -64,9 +64,8 @@ class VideoFile:
 
     def __init__(self, path: Path, tick_hz: float) -> None:
         if path.suffix.lower() not in CODECS:
-            raise UsageError(
-                f"--video {path}: cannot write {path.suffix or 'a file without suffix'}; use one of: {', '.join(CODECS)}"
-            )
+            kind = path.suffix or "a file without suffix"
+            raise UsageError(f"--video {path}: cannot write {kind}; use one of: {', '.join(CODECS)}")
         self.path, self.rate = path, Fraction(tick_hz).limit_denominator(1000)
 
     def __enter__(self) -> Self:
@@ -136,7 +135,7 @@ def palette_filter(width: int, height: int, rate: Fraction) -> Any:
     import av.filter
 
     graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split, make, use = (
         graph.add("split"),
         graph.add("palettegen"),

@@ -11,8 +11,8 @@ The first record is the header (see Header); then, in the order in which they ha
     ["restart", seed, start, prompt]   the game began again
     ["restore", snapshot]              the game went on from a snapshot
 
-Every record is handed to the system when it is made, so a killed program loses none; a record that was cut off at the end of
-the file is cut away when the file is opened.
+Every record is handed to the system when it is made, so a killed program loses none; a record that was cut off at the
+end of the file is cut away when the file is opened.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Recorder:
             self._prompt = session.prompt
         mask = sum(self._bits[name] for name in session.last_action)
         self._ticks += 1
-        check = None if self._ticks % CHECK_EVERY else [zlib.crc32(np.ascontiguousarray(frame)), thumb(frame)]
+        check = None if self._ticks % CHECK_EVERY else [zlib.crc32(frame.tobytes()), thumb(frame)]
         self._write(["tick", session.tick_number - 1, mask, check])
 
     def restarted(self, session: Session) -> None:
@@ -167,7 +167,8 @@ def open_replay(path: Path) -> Replay:
 
 def split_records(data: bytes, where: str) -> tuple[list[memoryview], int]:
     """The whole records and where the last one ends. Damage before the last record is an error, not a torn end."""
-    view, at, payloads = memoryview(data), len(MAGIC), []
+    view, at = memoryview(data), len(MAGIC)
+    payloads: list[memoryview] = []
     while at < len(view):
         begin = at + 8
         size = int.from_bytes(view[at : at + 4], "little")
@@ -186,9 +187,9 @@ def split_records(data: bytes, where: str) -> tuple[list[memoryview], int]:
 def play_again(replay: Replay, session: Session) -> Iterator[Played]:
     """Execute a replay on a fresh session of its world."""
     if session.world.hash != replay.header.world_hash:
-        name = session.world.manifest.name
         raise ReplayError(
-            f"the replay was made with another version of world {name!r} ({replay.header.world_hash[:12]}…): open that one"
+            f"the replay was made with another version of world {session.world.manifest.name!r} "
+            f"({replay.header.world_hash[:12]}…): give that one with --world"
         )
     names = replay.header.actions
     index = 0
@@ -206,7 +207,7 @@ def play_again(replay: Replay, session: Session) -> Iterator[Played]:
 
 
 def same_machine(header: Header, session: Session) -> bool:
-    """Whether the same bytes can be expected: the same backend, precision and threads, the same CPU, the same packages."""
+    """Whether the same bytes can be expected: same backend, precision, threads, CPU and packages."""
     now = describe(session, header.world)
     kept = ("backend", "precision", "threads", "device", "versions")
     return all(getattr(now, name) == getattr(header, name) for name in kept)
@@ -218,7 +219,7 @@ def agrees(played: Played, exact: bool) -> bool:
         return True
     crc, small = played.check
     if exact:
-        return zlib.crc32(np.ascontiguousarray(played.frame)) == crc
+        return zlib.crc32(played.frame.tobytes()) == crc
     ours, theirs = (np.frombuffer(data, np.uint8).astype(float) for data in (thumb(played.frame), small))
     return ours.shape == theirs.shape and float(np.abs(ours - theirs).mean()) <= TOLERANCE
 
@@ -242,7 +243,7 @@ def _unpack(payload: memoryview, path: Path, number: int) -> Any:
 def _header(raw: Any, path: Path) -> Header:
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] != FORMAT:
         raise ReplayError(f"{path}: replay format {raw['format']}, this version reads {FORMAT}")
-    kinds = {"format": int, "world": str, "world_hash": str, "seed": int, "start": (str, type(None)), "prompt": str,
+    kinds: dict[str, Any] = {"format": int, "world": str, "world_hash": str, "seed": int, "start": (str, type(None)), "prompt": str,
              "backend": str, "precision": str, "threads": int, "device": str, "versions": dict, "actions": list,
              "tick_hz": (int, float)}  # fmt: skip
     fits = (

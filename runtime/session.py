@@ -39,14 +39,15 @@ class Session:
         self.backend = (
             load_backend(world, backend, threads=threads, precision=precision) if isinstance(backend, str) else backend
         )
-        self.restart(seed=seed, start=start, prompt=prompt)
+        self.seed, self.start = seed, start
+        self.restart(prompt=prompt)
 
     def restart(self, *, seed: int | None = None, start: str | None = None, prompt: str | None = None) -> None:
-        """Begin again at tick 0. What is not given stays: the seed and start of this session, and the start's own prompt."""
+        """Begin again at tick 0, with the seed and start of this session and the start's prompt, if none is given."""
         seed = self.seed if seed is None else seed
         if not 0 <= seed < 1 << 63:
             raise UsageError(f"the seed must be from 0 to 2^63 - 1, got {seed}")
-        start = self.start if start is None and hasattr(self, "start") else start
+        start = self.start if start is None else start
         manifest = self.world.manifest
         chosen = manifest.start(start)
         text = prompt or (chosen.prompt if chosen else manifest.default_prompt)

@@ -1,4 +1,4 @@
-"""The window: shows frames enlarged by a whole number, so that they stay sharp, and turns events into keys and requests."""
+"""The window: shows frames enlarged by a whole number, so that they stay sharp; turns events into requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUESTS = {"p": "pause", ".": "step", "r": "restart", "f5": "save", "f9": "load
 
 
 class Window:
-    """A pygame window. Use with `with`; `is_open` turns false when the player leaves (Esc, or the window's own button)."""
+    """A pygame window. Use with `with`; `is_open` turns false when the player leaves (Esc or the close button)."""
 
     def __init__(
         self, title: str, size: tuple[int, int], controls: Controls, prompts: Sequence[str], now: Callable[[], float]
@@ -82,7 +82,7 @@ class Window:
         self._notice, self._notice_left = text, NOTICE_FRAMES
 
     def show(self, frame: np.ndarray, status: Status) -> None:
-        picture = pygame.image.frombuffer(np.ascontiguousarray(frame), (frame.shape[1], frame.shape[0]), "RGB")
+        picture = pygame.image.frombuffer(frame.tobytes(), (frame.shape[1], frame.shape[0]), "RGB")
         area = fit(picture.get_size(), self._surface.get_size())
         self._surface.fill((0, 0, 0))
         self._surface.blit(pygame.transform.scale(picture, area.size), area)
@@ -161,7 +161,7 @@ def has_display() -> bool:
 
 
 def fit(picture: tuple[int, int], window: tuple[int, int]) -> pygame.Rect:
-    """Where a picture goes: in the middle, enlarged by the largest whole number that fits, smaller only if none does."""
+    """Where a picture goes: in the middle, enlarged by the largest whole number that fits, or made smaller."""
     width, height = picture
     times = min(window[0] // width, window[1] // height)
     if times >= 1:

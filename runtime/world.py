@@ -44,7 +44,7 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class World:
-    """manifest: what it is. hash: sha256 of the manifest, which holds the hash of every other file. path: None for mock."""
+    """hash: sha256 of the manifest, which holds the hash of every other file. path: None for the mock world."""
 
     manifest: Manifest
     hash: str
@@ -52,7 +52,7 @@ class World:
 
     @staticmethod
     def open(name: str | Path = DEFAULT_WORLD) -> World:
-        """Open a shipped world by name, `mock`, or a world file by path. Checks its directory and manifest, reads no more."""
+        """A shipped world by name, `mock`, or a world file by path. Checks its directory and manifest."""
         if name == "mock":
             from runtime.backends.mock import mock_world
 
@@ -113,7 +113,7 @@ class World:
         return self.path
 
     def _pieces(self, archive: zipfile.ZipFile, file: str) -> Iterator[bytes]:
-        """A file's content, never more than declared; a wrong size or hash ends in an error before the last piece is used."""
+        """A file's content, never more than declared; a wrong size or hash ends in an error."""
         stored = self.manifest.files[file]
         digest, size = hashlib.sha256(), 0
         try:
@@ -193,7 +193,7 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def _check_directory(archive: zipfile.ZipFile, manifest: Manifest, path: Path) -> None:
-    """The zip's directory must list what the manifest lists: the same files, the same sizes, nothing hidden, no bomb."""
+    """The zip's directory must list what the manifest lists: the same files and sizes, nothing hidden, no bomb."""
     entries = archive.infolist()
     if len(entries) > MAX_ITEMS:
         raise WorldFileError(f"{path}: {len(entries)} files, the limit is {MAX_ITEMS}")

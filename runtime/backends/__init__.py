@@ -34,9 +34,10 @@ class Backend(Protocol):
     ) -> tuple[np.ndarray, State]:
         """The next frame and the state after it. Equal arguments give equal results.
 
-        action: float32 [players, actions]. prompt: float32 [players, tokens, dim]. noise: float32 [players, passes, channels,
-        rows, columns]. into: arrays that may be overwritten to hold the new state, none of them part of `state`; an empty
-        dict allocates. Gives a new uint8 [players, height, width, 3], and a state that shares what did not change.
+        action: float32 [players, actions]. prompt: float32 [players, tokens, dim]. noise: float32 [players, passes,
+        channels, rows, columns]. into: arrays that may be overwritten to hold the new state, none of them part of
+        `state`; an empty dict allocates. Gives a new uint8 [players, height, width, 3], and a state that shares what
+        did not change.
         """
 
     def recache(self, state: State, prompt: np.ndarray) -> State:

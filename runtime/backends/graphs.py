@@ -127,7 +127,7 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
 
 
 def signature(manifest: Manifest, graph: str) -> tuple[Signature, Signature]:
-    """What a graph of this name may take and must give: name → (dtype, shape); None on axis 0 stands for the players."""
+    """What a graph of this name may take and give: name → (dtype, shape); None on axis 0 stands for the players."""
     if graph == "prompt":
         text: tuple[str, Shape] = ("int64", (None, None))
         return {"ids": text, "mask": text}, {"prompt": ("float32", (None, *manifest.prompt))}

@@ -25,12 +25,14 @@ from runtime.world import State, World
 HEIGHT, WIDTH = 64, 96  # pixels
 PLAIN = 256  # pixels from one repetition of the plain to the next, a power of two
 COLOURS = {
-    "red": (200, 60, 50), "green": (80, 160, 70), "blue": (60, 90, 190), "yellow": (220, 200, 80), "white": (235, 235, 235),
-    "black": (30, 30, 30), "grey": (120, 120, 120), "orange": (225, 140, 50), "purple": (140, 70, 170),
+    "red": (200, 60, 50), "green": (80, 160, 70), "blue": (60, 90, 190), "yellow": (220, 200, 80),
+    "white": (235, 235, 235), "black": (30, 30, 30), "grey": (120, 120, 120), "orange": (225, 140, 50),
+    "purple": (140, 70, 170),
     "brown": (125, 85, 55), "pink": (235, 150, 180), "turquoise": (70, 200, 190),
 }  # fmt: skip
 MANIFEST = {
-    "format": 1, "name": "mock", "title": "A dot on a plain, no network", "tick_hz": 60, "height": HEIGHT, "width": WIDTH,
+    "format": 1, "name": "mock", "title": "A dot on a plain, no network", "tick_hz": 60,
+    "height": HEIGHT, "width": WIDTH,
     "preview": False, "licence": "MIT", "credits": "worldloop contributors", "trained_on": "nothing",
     "actions": [
         {"name": "left", "keys": ["left", "a"]}, {"name": "right", "keys": ["right", "d"]},
@@ -102,7 +104,7 @@ def drive(car: list[float], action: list[float], bump: float) -> tuple[float, fl
 
 
 def draw(car: list[float], palette: np.ndarray) -> np.ndarray:
-    """The plain around the car, which stays in the middle; its nose shows where it is heading. uint8 [HEIGHT, WIDTH, 3]"""
+    """The plain around the car, which stays in the middle, its nose ahead. uint8 [HEIGHT, WIDTH, 3]"""
     x, y, heading, _ = car
     left, top = int(x), int(y)
     view = palette.take(plain()[top : top + HEIGHT, left : left + WIDTH], axis=0)
@@ -118,9 +120,8 @@ def plain() -> np.ndarray:
     """Palette entries of two plains side by side in each direction, so that every view is one slice."""
     y, x = np.mgrid[0:PLAIN, 0:PLAIN]
     # The car starts at 0, 0 and the view's middle is half a view further: there the road runs through it.
-    off = np.abs(
-        (x - WIDTH // 2 - 40 * np.sin(2 * np.pi * (y - HEIGHT // 2) / PLAIN) + PLAIN // 2) % PLAIN - PLAIN // 2
-    )
+    middle = WIDTH // 2 + 40 * np.sin(2 * np.pi * (y - HEIGHT // 2) / PLAIN)
+    off = np.abs((x - middle + PLAIN // 2) % PLAIN - PLAIN // 2)
     checks = 1 + ((x // 16 + y // 16) % 2)
     tile = np.where(off < 12, 0, checks)
     tile = np.where((off < 1) & (y % 16 < 8), 3, tile)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, float32: the portable backend. Inputs and outputs are bound to numpy's own memory, no copies."""
+"""ONNX Runtime on the CPU, float32: the portable backend. Inputs and outputs are numpy's own memory, no copies."""
 
 from __future__ import annotations
 

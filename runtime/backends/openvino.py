@@ -60,8 +60,8 @@ class OpenVinoEngine:
     compiled: Any  # keeps the network alive as long as the request
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        # A shared ov.Tensor does not keep its array alive, nor the request its tensors: both must outlive infer(), or the
-        # network reads freed memory and gives garbage without an error. The caller holds the arrays, `bound` the tensors.
+        # A shared ov.Tensor does not keep its array alive, nor the request its tensors: both must outlive infer(), or
+        # the network reads freed memory and gives garbage without an error. The caller holds the arrays.
         bound = []
         for name, array in inputs.items():
             bound.append(ov.Tensor(array, shared_memory=True))

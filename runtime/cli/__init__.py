@@ -1,7 +1,7 @@
 """The command line: `worldloop COMMAND …`. One file per command, one line here.
 
-A command's module holds `app`, a typer.Typer with one command (or several, as `train codec|world|distil`). It is imported
-when it is asked for, so that playing never imports what only training needs.
+A command's module holds `app`, a typer.Typer with one command (or several, as `train codec|world|distil`). It is
+imported when it is asked for, so that playing never imports what only training needs.
 """
 
 from __future__ import annotations

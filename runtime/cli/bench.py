@@ -30,7 +30,9 @@ app = typer.Typer(add_completion=False)
 def command(
     world: WorldName = DEFAULT_WORLD,
     ticks: Annotated[int, typer.Option(help="ticks to measure, after a warm-up", min=1)] = 1000,
-    backends: Annotated[str | None, typer.Option(help="all, or names with commas; each is measured in a process of its own")] = None,
+    backends: Annotated[
+        str | None, typer.Option(help="all, or names with commas; each in a process of its own")
+    ] = None,
     players: Annotated[int, typer.Option(help="players in one batch", min=1, max=1024)] = 1,
     seed: Seed = 0,
     threads: Threads = None,
@@ -38,7 +40,7 @@ def command(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Measure ticks (decoding included), the first frame, memory, and the share of the machine's matrix-product peak."""
+    """Measure ticks (decoding included), the first frame, memory, and the share of the matrix-product peak."""
     opened = World.open(world)
     if backends is None:
         results = [measure(opened, backend, ticks, players, seed, threads, precision)]
@@ -57,7 +59,9 @@ def command(
     finish(report, json, text(report))
 
 
-def measure(world: World, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str) -> dict[str, Any]:
+def measure(
+    world: World, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str
+) -> dict[str, Any]:
     """One backend, in this process. The first frame counts from here: reading the file, compiling, one tick."""
     begun = time.perf_counter()
     backend = load_backend(world, name, threads=threads, precision=precision, players=players)
@@ -125,19 +129,23 @@ def in_own_process(
     words = [str(word) for pair in options.items() for word in pair]
     program = "from runtime.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, "bench", world, "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, "bench", world, "--json", *words], capture_output=True, text=True
     )
     if done.returncode:
-        raise BackendError(done.stderr.strip().splitlines()[-1].removeprefix("worldloop: ") if done.stderr else f"{name} failed")
+        said = done.stderr.strip().splitlines() or [f"backend {name!r} failed"]
+        raise BackendError(said[-1].removeprefix("worldloop: "))
     return json_library.loads(done.stdout)["results"][0]
 
 
 def text(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    lines = [f"{report['world']} on {machine['cpu']}, {machine['cores']} cores, {report['threads']} threads; a tick may take {1000 / report['tick_hz']:.1f} ms"]
+    machine, limit_ms = report["machine"], 1000 / report["tick_hz"]
+    lines = [
+        f"{report['world']} on {machine['cpu']}, {machine['cores']} cores, {report['threads']} threads; "
+        f"a tick may take {limit_ms:.1f} ms"
+    ]
     for result in report["results"]:
         ms = result["tick_ms"]
-        share = "" if result["peak_share"] is None else f", {100 * result['peak_share']:.0f} % of the matrix-product peak"
+        share = f", {result['peak_share']:.1%} of the matrix-product peak" if result["peak_share"] else ""
         lines.append(
             f"  {result['backend']} {result['precision']}: p50 {ms['p50']} ms, p95 {ms['p95']}, p99 {ms['p99']}; "
             f"{result['ticks_per_s']} ticks/s, first frame {result['first_frame_s']} s, {result['peak_mb']} MB{share}"

@@ -66,7 +66,8 @@ def text(report: dict[str, Any]) -> str:
 
 def line(entry: dict[str, Any]) -> str:
     """One entry, its name first; what is empty is left out."""
-    shown = {key: value for key, value in entry.items() if value not in (None, "", [], False) and key not in ("name", "path", "world_hash")}
+    hidden = ("name", "path", "world_hash")
+    shown = {key: value for key, value in entry.items() if value not in (None, "", [], False) and key not in hidden}
     return f"{entry['name']:<22} " + "  ".join(f"{key}: {readable(value)}" for key, value in shown.items())
 
 

@@ -44,8 +44,8 @@ def command(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Play a world. Keys: as the world names them; Tab types a prompt, P pauses, . steps, R restarts, F5 and F9 save and
-    load, H shows figures, Esc leaves."""
+    """Play a world. Keys: as the world names them; Tab types a prompt, P pauses, . steps, R restarts, F5 and F9 save
+    and load, H shows figures, Esc leaves."""
     opened = World.open(world)
     script = read_actions(actions, opened.manifest) if actions else []
     check_usage(headless, ticks, actions, frames)
@@ -116,6 +116,7 @@ def real_environment(world: World, seed: int) -> Companion:
 def summary(result: dict) -> str:
     ms = result["tick_ms"]
     return (
-        f"{result['world']}: {result['ticks']} ticks, {ms['p50']} ms each (p99 {ms['p99']} ms), {result['late_ticks']} late, "
-        f"on {result['backend']} {result['precision']}, {result['threads']} threads; frames {result['frames_crc32']}"
+        f"{result['world']}: {result['ticks']} ticks, {ms['p50']} ms each (p99 {ms['p99']} ms), "
+        f"{result['late_ticks']} late, on {result['backend']} {result['precision']}, {result['threads']} threads; "
+        f"frames {result['frames_crc32']}"
     )

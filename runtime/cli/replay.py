@@ -88,13 +88,15 @@ def window_for(session: Session) -> Iterator[Callable[[np.ndarray], bool]]:
 
     manifest = session.world.manifest
     clock = Clock(manifest.tick_hz)
-    with Window(f"replay of {manifest.title}", (manifest.width, manifest.height), Controls([]), [], clock.now) as window:
+    title, size = f"replay of {manifest.title}", (manifest.width, manifest.height)
+    with Window(title, size, Controls([]), [], clock.now) as window:
         clock.sleep = window.sleep
 
         def show(frame: np.ndarray) -> bool:
             clock.wait()
             window.requests()
-            window.show(frame, Status(session.tick_number, 0.0, clock.late_ticks, None, session.prompt, session.seed, False))
+            tick, prompt, seed = session.tick_number, session.prompt, session.seed
+            window.show(frame, Status(tick, 0.0, clock.late_ticks, None, prompt, seed, paused=False))
             return window.is_open
 
         yield show
