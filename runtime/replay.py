@@ -246,13 +246,11 @@ def _header(raw: Any, path: Path) -> Header:
     kinds: dict[str, Any] = {"format": int, "world": str, "world_hash": str, "seed": int, "start": (str, type(None)), "prompt": str,
              "backend": str, "precision": str, "threads": int, "device": str, "versions": dict, "actions": list,
              "tick_hz": (int, float)}  # fmt: skip
-    fits = (
-        isinstance(raw, dict)
-        and raw.keys() >= kinds.keys()
-        and all(isinstance(raw[k], kind) for k, kind in kinds.items())
-    )
-    if not fits or len(raw["actions"]) > MAX_ACTIONS or not all(isinstance(name, str) for name in raw["actions"]):
+    whole = isinstance(raw, dict) and raw.keys() >= kinds.keys()
+    if not whole or not all(isinstance(raw[name], kind) for name, kind in kinds.items()):
         raise ReplayError(f"{path}: its header is damaged")
+    if len(raw["actions"]) > MAX_ACTIONS or not all(isinstance(name, str) for name in raw["actions"]):
+        raise ReplayError(f"{path}: its header is damaged (actions)")
     if not 1 <= raw["threads"] <= 1024:
         raise ReplayError(f"{path}: its header is damaged (threads: {raw['threads']})")
     return Header(**{name: raw[name] for name in kinds})

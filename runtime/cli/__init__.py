@@ -66,37 +66,23 @@ def run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; 'worldloop --help' lists them")
-    result = load(name)(rest, prog_name=f"worldloop {name}", standalone_mode=False)
+    try:
+        command = typer.main.get_command(importlib.import_module(COMMANDS[name][0]).app)
+        result = command(rest, prog_name=f"worldloop {name}", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        explain_missing(name, error)
+        raise
     return result if isinstance(result, int) else 0
 
 
-def load(name: str) -> typer.core.TyperCommand | typer.core.TyperGroup:
-    """Import the command. A missing optional package becomes an error that says how to get it, now or while it runs."""
-    module, _ = COMMANDS[name]
-    try:
-        command = typer.main.get_command(importlib.import_module(module).app)
-    except ModuleNotFoundError as error:
-        raise missing(name, error) from error
-    invoke = command.invoke
-
-    def guarded(context: typer.Context) -> object:
-        try:
-            return invoke(context)
-        except ModuleNotFoundError as error:
-            raise missing(name, error) from error
-
-    command.invoke = guarded  # type: ignore[method-assign]
-    return command
-
-
-def missing(command: str, error: ModuleNotFoundError) -> WorldloopError | ModuleNotFoundError:
+def explain_missing(command: str, error: ModuleNotFoundError) -> None:
+    """A missing optional package, sooner or later in a command, becomes an error that says how to get it."""
     package = (error.name or "").split(".")[0]
     if package in EXTRAS:
         fix = f"pip install 'worldloop[{EXTRAS[package]}]'"
-        return MissingExtraError(f"'worldloop {command}' needs {package}, which is not installed: {fix}")
+        raise MissingExtraError(f"'worldloop {command}' needs {package}, which is not installed: {fix}") from error
     if error.name == COMMANDS[command][0]:
-        return UsageError(f"'worldloop {command}' is not part of this version")
-    return error
+        raise UsageError(f"'worldloop {command}' is not part of this version") from error
 
 
 def overview() -> str:
@@ -122,5 +108,6 @@ def did_you_mean(word: str, known: object) -> str:
 
 def complain(message: str, code: int) -> int:
     """Say what is wrong in one line, whatever the message contains."""
-    print("worldloop: " + " ".join(message.split()), file=sys.stderr)
+    if message:  # an empty one: the command has printed its help
+        print("worldloop: " + " ".join(message.split()), file=sys.stderr)
     return code
