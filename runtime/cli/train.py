@@ -1,0 +1,77 @@
+"""`worldloop train codec|world|distil|prompt`: the stages of making a world, each resumable and bounded in time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the parts of a world, in this order: codec, world, distil.")
+
+Data = Annotated[Path, typer.Option(help="a recording made by 'worldloop record'")]
+Out = Annotated[Path, typer.Option(help="the run's folder: spec.json, weights, sample strips, TensorBoard events")]
+Minutes = Annotated[float, typer.Option(min=0.01, help="training time in all, resumed runs included")]
+Batch = Annotated[int | None, typer.Option(min=1, help="clips (codec: pictures) per step and process")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on where the last run in OUT stopped")]
+Seed = Annotated[int, typer.Option(help="seed of weights and draws")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="a field of the world's spec, as generator.dim=256; first stage only")
+]
+
+
+@app.command()
+def codec(
+    data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, frames: int = 100_000, seed: Seed = 0,
+    resume: Resume = False, set_: Set = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the autoencoder between pictures and latents. Several processes: torchrun --nproc-per-node N -m runtime.cli …"""
+    from worldmodel.train.codec import train_codec
+    from worldmodel.train.plan import plan_world
+
+    spec = plan_world(data, out, set_ or [])
+    figures = train_codec(spec, data, out, minutes, batch or 128, frames, seed, resume)
+    _report(out / "codec.safetensors", figures, as_json)
+
+
+@app.command()
+def world(
+    data: Data, out: Out, minutes: Minutes = 240, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
+    init: Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier world.safetensors")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the generator by diffusion forcing; needs the codec of the same OUT."""
+    from worldmodel.train.plan import read_plan
+    from worldmodel.train.world import train_world
+
+    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init)
+    _report(out / "world.safetensors", figures, as_json)
+
+
+@app.command()
+def distil(
+    data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
+    rate: Annotated[float, typer.Option(help="learning rate of the student")] = 1e-4, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train on the world's own roll-outs (Self Forcing with DMD); needs codec and world of the same OUT."""
+    from worldmodel.train.distil import distil_world
+    from worldmodel.train.plan import read_plan
+
+    figures = distil_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, rate)
+    _report(out / "distil.safetensors", figures, as_json)
+
+
+@app.command()
+def prompt(out: Out, minutes: Minutes = 20, seed: Seed = 0, as_json: Json = False) -> None:
+    """Train the text encoder that all native worlds share. Worlds trained with another encoder will not know its vectors."""
+    from worldmodel.prompt.train import train as train_prompt
+
+    figures = train_prompt(out, minutes, seed)
+    _report(out, figures if isinstance(figures, dict) else {}, as_json)
+
+
+def _report(out: Path, figures: dict[str, Any], as_json: bool) -> None:
+    result = {"out": str(out), **figures}
+    print(json.dumps(result) if as_json else ", ".join(f"{k} {v}" for k, v in result.items()))

@@ -1,0 +1,116 @@
+"""The tick that plays equals the clip that trains, and a world is a pure function."""
+
+import pytest
+import torch
+
+from worldmodel.schedule.table import ScheduleTable, frame_wise, rolling
+from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
+from worldmodel.tick import State, World, next_latent, recache, start, state_shapes, tick
+from worldmodel.transformer.clip import Clip, denoise_clip
+
+TINY = WorldSpec(
+    name="tiny", height=24, width=32, tick_hz=25, actions=("left", "right", "gas"), keys={}, environment="none",
+    prompt_tokens=2, prompt_dim=4, window=3,
+    codec=CodecSpec(channels=4, down=4, decoder_widths=(8, 8), decoder_blocks=(1, 1), encoder_widths=(8, 8)),
+    generator=GeneratorSpec(dim=32, depth=3, heads=2, action_history=3),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    torch.manual_seed(0)
+    world = World(TINY).eval()
+    for parameter in world.parameters():  # layers that start at zero would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
+    return world
+
+
+def started(world: World, schedule: ScheduleTable, players: int = 1) -> State:
+    generator = torch.Generator().manual_seed(1)
+    spec = world.spec
+    latents = torch.randn(players, spec.window + 2, *spec.latent_shape, generator=generator)
+    actions = torch.randn(players, spec.window + 2, 3, 3, generator=generator)
+    return start(world, latents, actions, schedule)
+
+
+def inputs(world: World, schedule: ScheduleTable, ticks: int, players: int = 1) -> list[tuple[torch.Tensor, ...]]:
+    generator = torch.Generator().manual_seed(2)
+    spec = world.spec
+    return [
+        (
+            torch.randint(0, 2, (players, 3), generator=generator).float(),
+            torch.randn(players, 2, 4, generator=generator),
+            torch.randn(players, schedule.noises, *spec.latent_shape, generator=generator),
+        )
+        for _ in range(ticks)
+    ]
+
+
+@torch.no_grad()
+def test_playing_equals_the_parallel_pass_that_training_uses(world):
+    """Frames made one by one with the cache are those that the clip denoises side by side from the same history."""
+    schedule, window, ticks = frame_wise(1.0, 0.4), TINY.window, 9
+    state = started(world, schedule)
+    prompt = torch.randn(1, 2, 4)
+    # Fill the window by play, so that every cached key was made from a full window as well.
+    latents, told = [state["latents"][:, 0]], [state["sink_actions"]]
+    history, made, second_input = state["actions"], [], []
+    state = recache(world, state, prompt)
+    first = state["latents"][:, 1:]
+    for action, _, noise in inputs(world, schedule, ticks):
+        latent, state = next_latent(world, state, action, prompt, noise, schedule)
+        history = torch.cat([history, action.unsqueeze(1)], 1)
+        made.append(latent)
+        second_input.append(noise)
+    clean = torch.cat([latents[0].unsqueeze(1), first, torch.stack(made, 1)], 1)
+    frames = clean.shape[1]
+    told = torch.stack([told[0], *[history[:, i : i + 3] for i in range(frames - 1)]], 1)
+    prompts = prompt.unsqueeze(1).expand(-1, frames, -1, -1)
+    clip = Clip(clean, torch.zeros(1, frames), told, prompts, prompts)
+    each = torch.arange(frames).expand(1, -1)
+
+    def denoised(noisy, sigma):
+        return denoise_clip(world.generator, clip, noisy, torch.full((1, frames), sigma), each, window)
+
+    start_noise = torch.randn_like(clean)
+    again = torch.randn_like(clean)
+    start_noise[:, -ticks:] = torch.stack([n[:, 0] for n in second_input], 1)
+    again[:, -ticks:] = torch.stack([n[:, 1] for n in second_input], 1)
+    clean_guess = denoised(start_noise, 1.0)
+    result = denoised(0.6 * clean_guess + 0.4 * again, 0.4)
+    torch.testing.assert_close(result[:, -ticks:], clean[:, -ticks:], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_rolling_window_of_one_is_frame_wise_denoising_in_one_step(world):
+    state = recache(world, started(world, rolling(1)), torch.ones(1, 2, 4))
+    for action, prompt, noise in inputs(world, rolling(1), 3):
+        a, after_a = next_latent(world, state, action, prompt, noise, rolling(1))
+        b, after_b = next_latent(world, state, action, prompt, noise, frame_wise(1.0))
+        assert torch.equal(a, b)
+        state = after_a
+    assert all(torch.equal(after_a[k], after_b[k]) for k in after_a)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "schedule", [frame_wise(1.0), frame_wise(1.0, 0.5), rolling(3), ScheduleTable(((0.5, 1.0), (0.3, 0.7)))]
+)
+def test_players_in_a_batch_do_not_see_each_other(world, schedule):
+    state = recache(world, started(world, schedule, players=2), torch.ones(2, 2, 4))
+    assert {name: (shape[1:], state[name].dtype) for name, (shape, _) in state_shapes(TINY, schedule).items()} == {
+        name: (tuple(value.shape[1:]), value.dtype) for name, value in state.items()
+    }
+    alone = {name: value[1:] for name, value in state.items()}
+    for action, prompt, noise in inputs(world, schedule, 5, players=2):
+        kept = {name: value.clone() for name, value in state.items()}
+        frame, after = tick(world, state, action, prompt, noise, schedule)
+        assert frame.dtype == torch.uint8 and frame.shape == (2, 24, 32, 3)
+        assert all(torch.equal(state[name], kept[name]) for name in state), "the caller's state was changed"
+        frame_alone, alone = tick(world, alone, action[1:], prompt[1:], noise[1:], schedule)
+        assert (frame[1:].int() - frame_alone.int()).abs().max() <= 1
+        state = after
+
+
+def test_a_world_spec_survives_being_written_down():
+    assert WorldSpec.from_json(TINY.to_json()) == TINY

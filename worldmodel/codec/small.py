@@ -1,0 +1,77 @@
+"""The small autoencoder of native worlds: a picture to a grid of latents of unit length, and back, one frame at a time.
+
+No memory between frames, so decoding streams by nature. The decoder works wide at latent size and grows the picture by
+PixelShuffle, which is what a CPU does best (docs/worlds.md has the measurements).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.spec import CodecSpec
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))), the last convolution starting at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+class Codec(nn.Module):
+    """`encode` and `decode` between pictures in 0…1 and latents whose channels have mean square 1 at every cell.
+
+    side: pictures are padded at the bottom to a multiple of this many pixels, a token's height.
+    """
+
+    def __init__(self, spec: CodecSpec, height: int, width: int, side: int) -> None:
+        super().__init__()
+        self.height, self.width, self.side = height, width, side
+        layers: list[nn.Module] = []
+        channels = 3
+        for wide in spec.encoder_widths:
+            layers += [nn.Conv2d(channels, wide, 4, stride=2, padding=1), Residual(wide)]
+            channels = wide
+        self.encoder = nn.Sequential(
+            *layers, Residual(channels), nn.ReLU(), nn.Conv2d(channels, spec.channels, 3, padding=1)
+        )
+
+        layers, channels = [], spec.channels
+        sizes = list(zip(spec.decoder_widths, spec.decoder_blocks, strict=True))
+        for level, (wide, blocks) in enumerate(sizes):
+            grow = 1 if level == 0 else 2
+            layers += [nn.Conv2d(channels, wide * grow**2, 3 if level == 0 else 1, padding=1 if level == 0 else 0)]
+            layers += [nn.PixelShuffle(grow)] if grow > 1 else []
+            layers += [Residual(wide) for _ in range(blocks)]
+            channels = wide
+        grow = spec.down // 2 ** (len(sizes) - 1)
+        self.decoder = nn.Sequential(
+            *layers, nn.ReLU(), nn.Conv2d(channels, 3 * grow**2, 3, padding=1), nn.PixelShuffle(grow)
+        )
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """pictures: [batch, 3, height, width] in 0…1. Returns [batch, channels, rows, columns]."""
+        pictures = F.pad(pictures, (0, 0, 0, -self.height % self.side), mode="replicate")
+        latent = self.encoder(2 * pictures - 1)
+        return latent * torch.rsqrt(latent.square().mean(1, keepdim=True) + 1e-6)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent: [batch, channels, rows, columns]. Returns pictures [batch, 3, height, width], about 0…1."""
+        return (self.decoder(latent)[:, :, : self.height] + 1) / 2
+
+    def picture(self, latent: Tensor) -> Tensor:
+        """What is shown: uint8 [batch, height, width, 3]."""
+        return to_picture(self.decode(latent))
+
+
+def to_picture(decoded: Tensor) -> Tensor:
+    """[batch, 3, height, width] about 0…1 to uint8 [batch, height, width, 3]."""
+    return (decoded.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

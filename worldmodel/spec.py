@@ -1,0 +1,112 @@
+"""WorldSpec: everything about a world that is not a weight. Written into checkpoints and world files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldmodel.errors import SpecError
+from worldmodel.schedule.table import ScheduleTable
+
+
+@dataclass(frozen=True)
+class CodecSpec:
+    """The small autoencoder: pictures to latents of `channels` numbers per `down` × `down` pixels."""
+
+    channels: int = 8  # latent channels
+    down: int = 8  # pixels per latent cell, a power of two
+    decoder_widths: tuple[int, ...] = (160, 96, 48)  # channels at latent size, twice that, four times that, …
+    decoder_blocks: tuple[int, ...] = (2, 1, 1)  # residual blocks at each of these sizes
+    encoder_widths: tuple[int, ...] = (64, 128, 192)  # channels at half size, quarter size, …
+
+    def __post_init__(self) -> None:
+        if self.down != 2 ** len(self.encoder_widths):
+            raise SpecError(
+                f"codec.encoder_widths must name one width per halving: down={self.down} needs "
+                f"{self.down.bit_length() - 1} of them, got {len(self.encoder_widths)}"
+            )
+        if len(self.decoder_widths) != len(self.decoder_blocks):
+            raise SpecError("codec.decoder_widths and codec.decoder_blocks must have equal lengths")
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """The frame-causal diffusion transformer."""
+
+    dim: int = 320
+    depth: int = 8
+    heads: int = 5
+    patch: int = 2  # latent cells per token side
+    mlp_ratio: int = 4
+    action_history: int = 4  # ticks of actions that a frame is told of, its own included
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or self.head_dim % 16:
+            raise SpecError(f"generator.dim must be heads × a multiple of 16: got {self.dim} and {self.heads} heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """A world: its picture, its actions, its parts."""
+
+    name: str
+    height: int  # pixels
+    width: int  # pixels
+    tick_hz: float
+    actions: tuple[str, ...]
+    keys: dict[str, list[str]]  # default keys of every action
+    environment: str  # adapter that recorded the data, see worldmodel/train/envs
+    mirror: tuple[tuple[str, str], ...] = ()  # actions that swap when the picture is mirrored
+    prompt_tokens: int = 4
+    prompt_dim: int = 64
+    sink: int = 1  # frames kept for ever
+    window: int = 6  # latest clean frames that attention reads
+    codec: CodecSpec = field(default_factory=CodecSpec)
+    generator: GeneratorSpec = field(default_factory=GeneratorSpec)
+    schedule: ScheduleTable = field(default_factory=lambda: ScheduleTable(((1.0,), (0.5,))))
+
+    def __post_init__(self) -> None:
+        if self.sink != 1:
+            raise SpecError(f"the native world keeps exactly one sink frame: got sink={self.sink}")
+        if self.width % (self.codec.down * self.generator.patch):
+            raise SpecError(f"width must be a multiple of {self.codec.down * self.generator.patch}: got {self.width}")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, rows, columns. Rows are padded up to a whole number of patches."""
+        side = self.codec.down * self.generator.patch
+        rows = -(-self.height // side) * self.generator.patch
+        return self.codec.channels, rows, self.width // self.codec.down
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame."""
+        _, rows, columns = self.latent_shape
+        return rows * columns // self.generator.patch**2
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> WorldSpec:
+        """Read `to_json`'s text; an unknown or missing field is a SpecError that names it."""
+        raw: dict[str, Any] = json.loads(text)
+        try:
+            raw["codec"] = CodecSpec(**{k: _tuples(v) for k, v in raw["codec"].items()})
+            raw["generator"] = GeneratorSpec(**raw["generator"])
+            raw["schedule"] = ScheduleTable(_tuples(raw["schedule"]["sigmas"]))
+            raw["actions"] = tuple(raw["actions"])
+            raw["mirror"] = _tuples(raw["mirror"])
+            return WorldSpec(**raw)
+        except (TypeError, KeyError) as error:
+            raise SpecError(f"not a world spec of this version: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,94 @@
+"""Train the codec: pictures through a narrow, noise-proof latent and back (`worldloop train codec`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldmodel.codec.small import Codec, to_picture
+from worldmodel.spec import WorldSpec
+from worldmodel.tick import World
+from worldmodel.train.dataset import Dataset
+from worldmodel.train.frames import as_input, shards_of_frames
+from worldmodel.train.pictures import save_strip
+from worldmodel.train.run import Budget, Run, load_weights
+from worldmodel.train.team import Team
+
+LATENT_NOISE = 0.15  # decoder sees latents with up to this much noise: generated ones are never exact
+
+
+def train_codec(
+    spec: WorldSpec,
+    data: Path,
+    out: Path,
+    minutes: float,
+    batch: int = 128,
+    frames: int = 100_000,
+    seed: int = 0,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses and held-out PSNR."""
+    team = Team.join()
+    torch.manual_seed(seed + team.rank)
+    pictures = load_pictures(data, frames, seed).to(team.device)
+    held_out, pictures = pictures[:64], pictures[64:]
+    codec = World(spec).codec.to(team.device)
+    if team.device.type == "cuda":
+        codec = codec.to(memory_format=torch.channels_last)
+        torch.backends.cudnn.benchmark = True
+    optimiser = torch.optim.AdamW(codec.parameters(), lr=2e-3, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
+    run = Run(out, "codec", codec, [optimiser], Budget(minutes), team, resume=resume)
+
+    def step(_: int) -> dict[str, Tensor]:
+        chosen = pictures[torch.randint(len(pictures), (batch,), device=pictures.device)]
+        target = as_input(chosen)
+        with torch.autocast(team.device.type, torch.bfloat16):
+            latent = codec.encode(target)
+            noise = torch.rand(batch, 1, 1, 1, device=latent.device) * LATENT_NOISE
+            made = codec.decode(latent + noise * torch.randn_like(latent))
+        loss, squared = reconstruction_loss(made.float(), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach(), "psnr": -10 * squared.detach().log10()}
+
+    def show(step: int) -> dict[str, float]:
+        target = as_input(held_out)
+        made = codec.decode(codec.encode(target))
+        real, shown = to_picture(target), to_picture(made)
+        save_strip(out / f"codec-{step:06d}.png", [list(real[:8].cpu().numpy()), list(shown[:8].cpu().numpy())])
+        return {"held_out_psnr": float(psnr(real, shown))}
+
+    return run.loop(step, show)
+
+
+def reconstruction_loss(made: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute, squared and edge error, weighted; and the mean squared error alone. Pictures in 0…1."""
+    squared = (made - target).square().mean()
+    edges = sum((made.diff(dim=axis) - target.diff(dim=axis)).abs().mean() for axis in (2, 3))
+    return (made - target).abs().mean() + 0.5 * edges + 4 * squared, squared
+
+
+def psnr(real: Tensor, made: Tensor) -> Tensor:
+    """Pooled PSNR in dB of uint8 pictures."""
+    return 10 * torch.log10(255**2 / (real.float() - made.float()).square().mean().clamp(min=1e-6))
+
+
+def load_pictures(data: Path, frames: int, seed: int) -> Tensor:
+    """About `frames` pictures from all over a recording, uint8 [frames, height, width, 3], in random order."""
+    dataset = Dataset(data)
+    share = min(1.0, frames / len(dataset))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for pictures in shards_of_frames(dataset):
+        keep = torch.randperm(len(pictures), generator=generator)[: max(1, round(share * len(pictures)))]
+        chosen.append(pictures[keep])
+    pictures = torch.cat(chosen)
+    return pictures[torch.randperm(len(pictures), generator=generator)]
+
+
+def load_codec(spec: WorldSpec, run: Path) -> Codec:
+    """The trained codec of a run folder, frozen."""
+    codec = World(spec).codec
+    load_weights(codec, run / "codec.safetensors")
+    return codec.requires_grad_(False).eval()

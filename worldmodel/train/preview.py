@@ -1,0 +1,76 @@
+"""Look at a generator while it trains: next-frame figures and a strip of a free roll-out beside the recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldmodel.codec.small import to_picture
+from worldmodel.schedule.table import ScheduleTable
+from worldmodel.tick import State, World, next_latent, recache, start
+from worldmodel.train.codec import psnr
+from worldmodel.train.latents import LatentSet
+from worldmodel.train.pictures import save_strip
+from worldmodel.transformer.clip import Clip
+
+SHOWN = (1, 2, 5, 10, 20, 30, 50, 75)  # ticks on a strip
+PLAYERS = 8
+
+
+@torch.no_grad()
+def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
+    """Roll PLAYERS recorded key sequences out freely; write the strip, return PSNR of tick 1 against repeating the frame."""
+    spec, ticks = world.spec, max(SHOWN)
+    generator = torch.Generator(device=latents.latents.device).manual_seed(7)
+    begin = spec.window + 1
+    starts = latents.starts(begin + ticks)
+    chosen = starts[torch.linspace(0, len(starts) - 1, 8 * PLAYERS, device=starts.device).long()]
+    clip, _, _ = latents.clips(spec, chosen, 1 + begin + ticks, generator)
+    with torch.autocast(clip.clean.device.type, torch.bfloat16):
+        made = roll_out(world, clip, begin, ticks, generator)
+        pictures = [
+            to_picture(world.codec.decode(x)) for x in (made[:, 0], clip.clean[:, begin + 1], clip.clean[:, begin])
+        ]
+        rows = []
+        for player in range(PLAYERS):
+            for source, offset in ((clip.clean, begin), (made, -1)):
+                wanted = torch.stack([source[player * 8, offset + t] for t in SHOWN])
+                rows.append(list(to_picture(world.codec.decode(wanted)).cpu().numpy()))
+    save_strip(path, rows)
+    motion = made.diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
+    real_motion = clip.clean[:, begin + 1 :].diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
+    return {
+        "next_psnr": float(psnr(pictures[1], pictures[0])),
+        "copy_psnr": float(psnr(pictures[1], pictures[2])),
+        "motion_late": float(motion[-25:].mean() / real_motion[-25:].mean()),
+    }
+
+
+def roll_out(
+    world: World, clip: Clip, begin: int, ticks: int, generator: torch.Generator, schedule: ScheduleTable | None = None
+) -> Tensor:
+    """Free-running latents [batch, ticks, …] under the clip's actions and prompts, from its first 1 + begin frames.
+
+    Prompts may change on the way, as they do in recordings: the new frames simply see the new prompt.
+    """
+    schedule = schedule or world.spec.schedule
+    state = begin_play(world, clip, begin, schedule)
+    made = []
+    for t in range(ticks):
+        noise = torch.randn(
+            len(clip.clean), schedule.noises, *world.spec.latent_shape, device=clip.clean.device, generator=generator
+        )
+        frame = begin + 1 + t
+        latent, state = next_latent(world, state, clip.actions[:, frame, -1], clip.prompt[:, frame], noise, schedule)
+        made.append(latent)
+    return torch.stack(made, 1)
+
+
+def begin_play(world: World, clip: Clip, begin: int, schedule: ScheduleTable) -> State:
+    """The state after the clip's sink and its frames 1 … begin have been shown; needs begin ≥ window + 1."""
+    window = world.spec.window
+    kept = [0, *range(begin - window, begin + 1)]
+    state = start(world, clip.clean[:, kept], clip.actions[:, kept], schedule)
+    return recache(world, state, clip.prompt[:, begin])

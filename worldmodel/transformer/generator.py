@@ -1,0 +1,168 @@
+"""The native generator: a frame-causal diffusion transformer that is told noise level, actions and prompt per frame.
+
+It predicts the clean latent x0 of every frame it is given. What a frame may attend to is the caller's business: `Block`
+takes attention apart into `project` (queries, keys, values of fresh frames) and `finish`, so that training (clip.py) and
+play (tick.py) share all weights and arithmetic and differ only in where keys come from.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.spec import WorldSpec
+from worldmodel.transformer.rope import space_angles, time_angles, time_dim, turn
+
+NOISE_FREQUENCIES = 64
+
+
+class Block(nn.Module):
+    """One transformer block with adaLN (shared projection, own table; PixArt, arXiv:2310.00426) and q/k RMSNorm."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        head_dim = dim // heads
+        self.modulation = nn.Parameter(torch.zeros(6, dim))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.norm_q = nn.RMSNorm(head_dim, eps=1e-6)
+        self.norm_k = nn.RMSNorm(head_dim, eps=1e-6)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, mlp_ratio * dim)
+        self.down = nn.Linear(mlp_ratio * dim, dim)
+
+    def modulations(self, shared: Tensor) -> tuple[Tensor, ...]:
+        """Six vectors [batch, frames, 1, dim]: shift, scale, gate of attention, then of the MLP."""
+        return tuple((shared + self.modulation).unsqueeze(-2).unbind(2))
+
+    def project(self, x: Tensor, shared: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (turned by row and column only) and values, each [batch, frames, tokens, heads, head_dim].
+
+        x: [batch, frames, tokens, dim]. shared: [batch, frames, 6, dim]. cos, sin: [tokens, 1, space_dim / 2].
+        """
+        batch, frames, tokens, dim = x.shape
+        shift, scale = self.modulations(shared)[:2]
+        hidden = F.layer_norm(x, (dim,)) * (1 + scale) + shift
+        qkv = self.qkv(hidden).view(batch, frames, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.unbind(3)
+        q, k = self.norm_q(q.float()), self.norm_k(k.float())
+        return turn_space(q, cos, sin).to(v.dtype), turn_space(k, cos, sin).to(v.dtype), v
+
+    def finish(self, x: Tensor, attended: Tensor, shared: Tensor) -> Tensor:
+        """Add what attention found, then the MLP. attended: [batch, frames, tokens, dim]."""
+        _, _, gate, shift, scale, mlp_gate = self.modulations(shared)
+        x = x + gate * self.out(attended)
+        hidden = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
+        return x + mlp_gate * self.down(F.gelu(self.up(hidden), approximate="tanh"))
+
+
+class Generator(nn.Module):
+    """Latents in, clean latents out. All shapes in stored order; frames are counted along axis 1."""
+
+    space_cos: Tensor
+    space_sin: Tensor
+
+    def __init__(self, spec: WorldSpec) -> None:
+        super().__init__()
+        sizes = spec.generator
+        channels, rows, columns = spec.latent_shape
+        self.patch, self.grid = sizes.patch, (rows // sizes.patch, columns // sizes.patch)
+        token_in = channels * sizes.patch**2
+        self.embed = nn.Linear(2 * token_in, sizes.dim)
+        self.place = nn.Parameter(torch.randn(spec.tokens, sizes.dim) * 0.02)
+        self.noise_level = _mlp(2 * NOISE_FREQUENCIES, sizes.dim)
+        self.actions = _mlp(sizes.action_history * len(spec.actions), sizes.dim)
+        self.prompt = _mlp(spec.prompt_tokens * spec.prompt_dim, sizes.dim)
+        self.adaln = nn.Linear(sizes.dim, 6 * sizes.dim)
+        self.blocks = nn.ModuleList(Block(sizes.dim, sizes.heads, sizes.mlp_ratio) for _ in range(sizes.depth))
+        self.head_modulation = nn.Linear(sizes.dim, 2 * sizes.dim)
+        self.head = nn.Linear(sizes.dim, token_in)
+        angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
+        self.register_buffer("space_cos", angles.cos(), persistent=False)
+        self.register_buffer("space_sin", angles.sin(), persistent=False)
+        for quiet in (self.adaln, self.head_modulation, self.head):
+            nn.init.zeros_(quiet.weight)
+            nn.init.zeros_(quiet.bias)
+
+    def condition(self, sigma: Tensor, actions: Tensor, prompt: Tensor) -> Tensor:
+        """One vector per frame, [batch, frames, dim].
+
+        sigma: [batch, frames]. actions: [batch, frames, history, action_dim], the frame's own last.
+        prompt: [batch, frames, prompt_tokens, prompt_dim].
+        """
+        frequency = torch.exp(
+            -math.log(10_000) * torch.arange(NOISE_FREQUENCIES, device=sigma.device) / NOISE_FREQUENCIES
+        )
+        angle = 1000.0 * sigma.unsqueeze(-1) * frequency
+        level = self.noise_level(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        return F.silu(level + self.actions(actions.flatten(2)) + self.prompt(prompt.flatten(2)))
+
+    def tokens(self, latent: Tensor, previous: Tensor) -> Tensor:
+        """[batch, frames, tokens, dim] from each frame's latent and the latest latent of the frame before it."""
+        return (
+            self.embed(torch.cat([patchify(latent, self.patch), patchify(previous, self.patch)], dim=-1)) + self.place
+        )
+
+    def shared_modulation(self, condition: Tensor) -> Tensor:
+        """[batch, frames, 6, dim], computed once for all blocks."""
+        return self.adaln(condition).unflatten(-1, (6, -1))
+
+    def latent(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The predicted clean latents [batch, frames, channels, rows, columns] from the last block's tokens."""
+        shift, scale = self.head_modulation(condition).unsqueeze(-2).chunk(2, dim=-1)
+        return unpatchify(self.head(F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift), self.patch, self.grid)
+
+
+def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the row and column channels of [..., head_dim], leave those of time."""
+    space = x.shape[-1] - time_dim(x.shape[-1])
+    return torch.cat([turn(x[..., :space], cos, sin), x[..., space:]], dim=-1)
+
+
+def turn_time(keys: Tensor, distance: Tensor) -> Tensor:
+    """Turn cached keys by how far they lie before their query.
+
+    keys: [..., slots, tokens, heads, head_dim]. distance: [..., slots] frames.
+    """
+    head_dim = keys.shape[-1]
+    space = head_dim - time_dim(head_dim)
+    angles = time_angles(distance, head_dim).unsqueeze(-2).unsqueeze(-2)
+    cos, sin = angles.cos().to(keys.dtype), angles.sin().to(keys.dtype)
+    return torch.cat([keys[..., :space], turn(keys[..., space:], cos, sin)], dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention without a mask. q: [..., queries, heads, head_dim]; k, v: [..., keys, heads, head_dim].
+
+    Returns [..., queries, heads · head_dim]. On a CPU that trains, plain products: the fused kernel's backward is slower.
+    """
+    lead = q.shape[:-3]  # the fused kernels want exactly four axes
+    q, k, v = (x.flatten(0, -4).transpose(-2, -3) for x in (q, k, v))
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+        out = weights.to(v.dtype) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(-2, -3).flatten(-2).unflatten(0, lead)
+
+
+def patchify(latent: Tensor, patch: int) -> Tensor:
+    """[batch, frames, channels, rows, columns] to [batch, frames, tokens, channels · patch²]."""
+    batch, frames, channels, rows, columns = latent.shape
+    cells = latent.view(batch, frames, channels, rows // patch, patch, columns // patch, patch)
+    return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * patch**2)
+
+
+def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of patchify."""
+    batch, frames, _, width = tokens.shape
+    rows, columns = grid
+    cells = tokens.view(batch, frames, rows, columns, width // patch**2, patch, patch)
+    return cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, frames, -1, rows * patch, columns * patch)
+
+
+def _mlp(size_in: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size_in, dim), nn.SiLU(), nn.Linear(dim, dim))
