@@ -145,8 +145,7 @@ _ENDINGS = (
 _MODIFIERS = (
     "very dark", "very light", "very pale", "dark", "light", "bright", "pale", "deep", "dull", "dusty", "faded",
     "muted", "neon", "pastel", "dirty", "soft", "vivid", "medium", "rich", "warm", "cool", "flat", "faint", "electric",
-    "hot", "reddish", "greenish", "bluish", "yellowish", "brownish", "greyish", "purplish", "pinkish",
-    "orangish",
+    "hot", "reddish", "greenish", "bluish", "yellowish", "brownish", "greyish", "purplish", "pinkish", "orangish",
 )  # fmt: skip
 _SAME = {
     "dark": ("deep dark", "darker"), "light": ("lighter", "lightish"), "bright": ("brilliant", "vibrant"),
