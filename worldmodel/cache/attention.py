@@ -1,0 +1,126 @@
+"""Attention over a pass and a cache: who sees whom, and where everything stands in time.
+
+A pass takes query frames in groups. Every group says at which positions its frames stand, which other frames of the
+same pass it sees, and what of the cache it sees. Block-causal masks, rolling windows and the commit of a clean block
+riding in the pass of the next one are groupings of one pass, not variants of the attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from worldmodel.cache.base import Reading
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Rotations of frames at given temporal positions."""
+
+    space: Tensor  # complex [batch, frames, T, 1, D/2]
+    action: Tensor  # complex [batch, frames, 1, 1, turned / 2], of the action modules; no pairs where there are none
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is read from a cache, rotated and ready: store name to keys and values [batch, layers, frames, T, H, D].
+
+    valid: [batch, frames] bool, or None where all are.
+    """
+
+    keys: dict[str, Tensor]
+    values: dict[str, Tensor]
+    frames: int
+    valid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Frames of the same pass that a group sees as keys, and the positions they are seen at."""
+
+    frames: slice
+    turns: Turns
+    live: Tensor | None = None  # [batch, frames] bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Query frames that share what they see."""
+
+    frames: slice
+    turns: Turns
+    sees: tuple[Seen, ...]
+    context: Context | None = None
+
+    def keys(self, store: str, layer: int, fresh: Tensor, kind: str) -> Tensor:
+        """Keys or values of everything seen, not yet rotated where fresh: [batch, frames, T, H, D]."""
+        parts = [fresh[:, seen.frames] for seen in self.sees]
+        if self.context is not None:
+            parts.insert(0, (self.context.keys if kind == "k" else self.context.values)[store][:, layer])
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def mask(self, tokens: int) -> Tensor | None:
+        """[batch, 1, 1, keys] bool, or None where everything may be seen."""
+        known = None if self.context is None else self.context.valid
+        if known is None and all(seen.live is None for seen in self.sees):
+            return None
+        batch = self.turns.space.shape[0]
+        parts = [] if self.context is None else [_all(known, batch, self.context.frames, self.turns.space)]
+        parts += [_all(seen.live, batch, seen.turns.space.shape[1], self.turns.space) for seen in self.sees]
+        return torch.cat(parts, 1).repeat_interleave(tokens, 1)[:, None, None]
+
+
+def _all(mask: Tensor | None, batch: int, frames: int, like: Tensor) -> Tensor:
+    return torch.ones(batch, frames, dtype=torch.bool, device=like.device) if mask is None else mask
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention. query: [batch, f, T, H, D]; key, value: [batch, n, T', H, D]. Returns [batch, f, T, H·D]."""
+    frames, tokens = query.shape[1:3]
+    q, k, v = (part.flatten(1, 2).transpose(1, 2) for part in (query, key, value))
+    told = nnf.scaled_dot_product_attention(q, k, v, mask)
+    return told.transpose(1, 2).flatten(2).unflatten(1, (frames, tokens))
+
+
+def keep(fresh: dict[str, list[Tensor]], store: str, key: Tensor, value: Tensor) -> None:
+    """Note a layer's keys and values, as a cache stores them."""
+    fresh.setdefault(f"kv.{store}.k", []).append(key)
+    fresh.setdefault(f"kv.{store}.v", []).append(value)
+
+
+def angles(positions: Tensor, pairs: int, theta: float) -> Tensor:
+    """Rotation angles of integer positions […].
+
+    Float64 […, pairs]. Any position will do; there is no table to run out of.
+    """
+    speed = torch.pow(theta, -torch.arange(pairs, dtype=torch.float64, device=positions.device) / max(pairs, 1))
+    return positions.double()[..., None] * speed
+
+
+def unit(angle: Tensor) -> Tensor:
+    """Angles to complex numbers of length one, complex64."""
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of numbers. x: […, D], turn: complex […, D/2 or fewer]; pairs beyond it stay."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turning = turn.shape[-1]
+    if turning == pairs.shape[-1]:
+        turned = pairs * turn
+    else:
+        turned = torch.cat([pairs[..., :turning] * turn, pairs[..., turning:]], -1)
+    return torch.view_as_real(turned).flatten(-2).type_as(x)
+
+
+def select(reading: Reading, columns: Tensor) -> Reading:
+    """Only the marked columns [n] of a reading."""
+    found: dict[str, Tensor] = {"query_positions": reading.query_positions}
+    for name in ("slots", "frames", "positions", "valid", "unrotated", "partner", "weight"):
+        part = getattr(reading, name)
+        if part is not None:
+            found[name] = part[:, columns]
+    return Reading(**found)

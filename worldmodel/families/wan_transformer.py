@@ -1,0 +1,384 @@
+"""The causal Wan 2.1 diffusion transformer: one pass over any frames, each at its own noise level.
+
+Parameters bear the names of the public checkpoints. Who sees whom, and at which positions, is given with the pass
+(cache/attention.py).
+
+Sizes in comments: F query frames, T tokens of a frame (row by row), H heads, D numbers per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from worldmodel.cache.attention import Context, Group, Turns, angles, attend, keep, rotate, select, unit
+from worldmodel.cache.base import Reading, State, gather
+from worldmodel.condition.camera import from_camera, project, to_camera
+from worldmodel.condition.wan_actions import ActionModule, ActionSpec
+from worldmodel.errors import SpecError
+
+
+@dataclass(frozen=True)
+class WanSpec:
+    """Sizes and differences of architecture. All that a family's checkpoint does not say by itself."""
+
+    dim: int
+    ffn_dim: int
+    heads: int
+    layers: int
+    freq_dim: int = 256  # numbers in the sinusoid of a timestep
+    in_channels: int = 16  # latent channels, and what is concatenated to them
+    out_channels: int = 16
+    patch: tuple[int, int] = (2, 2)  # latent rows and columns of a token
+    text_dim: int = 4096  # 0: no text, cross-attention goes to image tokens alone
+    image_dim: int = 0  # width of the image encoder's tokens, 0: none
+    eps: float = 1e-6
+    qk_norm: bool = True
+    cross_attn_norm: bool = True
+    camera: bool = False  # a second attention branch with projective positions (minWM)
+    actions: ActionSpec | None = None  # keyboard and mouse modules (Matrix-Game 2)
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or self.head_dim % 2:
+            raise SpecError(f"dim must be heads × an even number: got {self.dim} and {self.heads} heads")
+        if self.camera and self.head_dim % 4:
+            raise SpecError(f"the camera branch needs heads of a multiple of 4: got head_dim={self.head_dim}")
+        if not self.text_dim and not self.image_dim:
+            raise SpecError("cross-attention needs text_dim or image_dim: got neither")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def stores(self) -> dict[str, tuple[int, int, int, int]]:
+        """What a cache keeps: store name to layers, tokens per frame (0: all), heads, head_dim."""
+        own = (self.layers, 0, self.heads, self.head_dim)
+        found = {"self": own} | ({"camera": own} if self.camera else {})
+        return found | (self.actions.stores if self.actions else {})
+
+
+class Levels(NamedTuple):
+    """What the timesteps of a pass's frames do to every layer; made by `WanTransformer.levels`."""
+
+    blocks: Tensor  # [batch or 1, F, layers, 6, dim]
+    head: Tensor  # [batch or 1, F, 2, dim]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What steers a pass besides noise and positions.
+
+    cross:     state with "cross.k" and "cross.v" ([batch, layers, tokens, H, D]), and "image.k", "image.v" where both
+    channels:  [batch, F, C, rows, columns], concatenated to the latents, or None
+    camera:    [batch, F, 4, 4] projections of the frames, or None
+    mouse, keyboard: [batch, F, rows, numbers], the action rows each latent frame is told of, or None
+    """
+
+    cross: State
+    channels: Tensor | None = None
+    camera: Tensor | None = None
+    mouse: Tensor | None = None
+    keyboard: Tensor | None = None
+
+
+class WanTransformer(nn.Module):
+    """Velocities of latent frames. Its parameters are named as in the public checkpoints."""
+
+    def __init__(self, spec: WanSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dim = spec.dim
+        self.patch_embedding = nn.Conv3d(spec.in_channels, dim, (1, *spec.patch), (1, *spec.patch))
+        if spec.text_dim:
+            self.text_embedding = nn.Sequential(nn.Linear(spec.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        if spec.image_dim:
+            self.img_emb = ImageEmbedding(spec.image_dim, dim)
+        self.time_embedding = nn.Sequential(nn.Linear(spec.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))  # type: ignore[assignment]
+        self.head = Head(spec)
+
+    def forward(
+        self, latents: Tensor, levels: Levels, groups: tuple[Group, ...], conditions: Conditions
+    ) -> tuple[Tensor, State]:
+        """Velocity of every frame, and the keys and values that the frames would put into a cache.
+
+        latents: [batch, F, channels, rows, columns]. Returns the same shape, and {"kv.NAME.k": [batch, layers, F, T, H,
+        D]}.
+        """
+        channels = [latents] if conditions.channels is None else [latents, conditions.channels]
+        tokens = self.embed(torch.cat(channels, 2))
+        fresh: dict[str, list[Tensor]] = {}
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, levels.blocks[:, :, layer], groups, conditions, fresh)
+        flow = self.unpatch(self.head(tokens, levels.head), latents.shape[-2:])
+        return flow, {name: torch.stack(layers, 1) for name, layers in fresh.items()}
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """[batch, F, channels, rows, columns] to tokens [batch, F, T, dim]."""
+        return self.patch_embedding(latents.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)
+
+    def unpatch(self, values: Tensor, size: torch.Size) -> Tensor:
+        """[batch, F, T, patch numbers] to [batch, F, channels, rows, columns].
+
+        A token's numbers run row, column, channel.
+        """
+        rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
+        batch, frames = values.shape[:2]
+        grid = values.reshape(batch, frames, rows, columns, *self.spec.patch, self.spec.out_channels)
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, self.spec.out_channels, *size)
+
+    def embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Timesteps 0..1000 of any shape […] to [… , dim] and the six vectors of a block [… , 6, dim]."""
+        half = self.spec.freq_dim // 2
+        turn = torch.pow(10000, -torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
+        angles = timesteps.double()[..., None] * turn
+        sinusoid = torch.cat([angles.cos(), angles.sin()], -1).to(self.head.modulation.dtype)
+        embedded = self.time_embedding(sinusoid)
+        return embedded, self.time_projection(embedded).unflatten(-1, (6, self.spec.dim))
+
+    def levels(self, timesteps: Tensor) -> Levels:
+        """Everything that depends on the timesteps [batch or 1, F] alone, for all layers."""
+        embedded, six = self.embed_time(timesteps)
+        offsets = torch.cat([block.modulation for block in self.blocks])  # [layers, 6, dim]
+        blocks = six[..., None, :, :] + offsets
+        head = self.head.modulation + embedded[..., None, :]
+        one = torch.zeros(6, 1, dtype=blocks.dtype, device=blocks.device)
+        one[1], one[4] = 1.0, 1.0  # scales are stored as differences from one
+        return Levels(blocks + one, head + one[:2])
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """[batch, rows, text_dim], zero rows included, to [batch, rows, dim]."""
+        return self.text_embedding(text)
+
+    def cross(self, prompt: Tensor | None = None, image: Tensor | None = None) -> State:
+        """Keys and values of cross-attention, which depend on the prompt and the start picture alone.
+
+        prompt: [batch, rows, text_dim]. image: [batch, tokens, image_dim]. A family without text gives the image alone.
+        """
+        tokens = None if image is None else self.img_emb(image)
+        main = tokens if prompt is None else self.embed_text(prompt)
+        if main is None:
+            raise SpecError("cross-attention needs a prompt or an image: got neither")
+        found = {"cross": [block.cross_attn.remember(main) for block in self.blocks]}
+        if prompt is not None and tokens is not None:
+            found["image"] = [block.cross_attn.remember_image(tokens) for block in self.blocks]
+        return {f"{name}.{kind}": torch.stack([kv[i] for kv in kvs], 1)
+                for name, kvs in found.items() for i, kind in enumerate("kv")}  # fmt: skip
+
+    def turns(self, positions: Tensor, size: tuple[int, int]) -> Turns:
+        """Rotations of whole frames at temporal positions [batch, frames]; size: latent rows and columns."""
+        rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
+        pairs, theta = self.spec.head_dim // 2, self.spec.rope_theta
+        side = pairs // 3
+        batch, frames = positions.shape
+        space = torch.cat(
+            [
+                angles(positions, pairs - 2 * side, theta)[:, :, None, None].expand(-1, -1, rows, columns, -1),
+                angles(torch.arange(rows), side, theta)
+                .to(positions.device)[:, None]
+                .expand(batch, frames, -1, columns, -1),
+                angles(torch.arange(columns), side, theta).to(positions.device).expand(batch, frames, rows, -1, -1),
+            ],
+            -1,
+        )
+        space = space.reshape(batch, frames, rows * columns, 1, pairs)
+        action = self.spec.actions.angles(positions) if self.spec.actions else positions.new_zeros(batch, frames, 0)
+        return Turns(unit(space), unit(action.double())[:, :, None, None])
+
+    def context(self, state: State, reading: Reading, size: tuple[int, int]) -> Context | None:
+        """Read the cache: gather every store and rotate its keys. None where there is nothing to see yet."""
+        columns = reading.valid.any(0)  # what nobody sees is not read at all
+        if not columns.any():
+            return None
+        if not columns.all():
+            reading = select(reading, columns)
+        turns = self.turns(reading.positions, size)
+        if reading.unrotated is not None:
+            turns = Turns(torch.where(reading.unrotated[:, :, None, None, None], 1.0 + 0.0j, turns.space), turns.action)
+        keys, values = {}, {}
+        for name in self.spec.stores:
+            key = gather(state[f"kv.{name}.k"], reading)
+            if name == "self":
+                key = rotate(key, turns.space[:, None])
+            elif name in ("mouse", "keyboard"):
+                key = rotate(key, turns.action[:, None])
+            keys[name], values[name] = key, gather(state[f"kv.{name}.v"], reading)
+        valid = None if reading.valid.all() else reading.valid
+        return Context(keys, values, reading.slots.shape[1], valid)
+
+    def empty_stores(self, batch: int, slots: int, tokens: int) -> State:
+        """Zeros for everything that a cache of `slots` frames keeps."""
+        like = self.head.modulation
+        return {
+            f"kv.{name}.{kind}": like.new_zeros(batch, layers, slots, own or tokens, heads, head_dim)
+            for name, (layers, own, heads, head_dim) in self.spec.stores.items()
+            for kind in "kv"
+        }
+
+
+class Block(nn.Module):
+    """One layer: self-attention, cross-attention, actions, feed-forward."""
+
+    def __init__(self, spec: WanSpec, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.modulation = nn.Parameter(torch.zeros(1, 6, spec.dim))
+        self.self_attn = SelfAttention(spec)
+        self.norm3 = nn.LayerNorm(spec.dim, spec.eps) if spec.cross_attn_norm else nn.Identity()
+        self.cross_attn = CrossAttention(spec)
+        self.ffn = nn.Sequential(nn.Linear(spec.dim, spec.ffn_dim), nn.GELU("tanh"), nn.Linear(spec.ffn_dim, spec.dim))
+        self.dim, self.eps = spec.dim, spec.eps
+        if spec.actions and layer in spec.actions.layers:
+            self.action_model = ActionModule(spec.actions, spec.dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        level: Tensor,
+        groups: tuple[Group, ...],
+        conditions: Conditions,
+        fresh: dict[str, list[Tensor]],
+    ) -> Tensor:
+        """tokens: [batch, F, T, dim]. level: [batch or 1, F, 6, dim]: shift, 1 + scale, gate of each half."""
+        shift, scale, gate, shift2, scale2, gate2 = level[:, :, :, None].unbind(2)  # [batch or 1, F, 1, dim]
+        told = self.self_attn(torch.addcmul(shift, self.norm(tokens), scale), self.layer, groups, conditions, fresh)
+        tokens = torch.addcmul(tokens, told, gate)
+        tokens = tokens + self.cross_attn(self.norm3(tokens), self.layer, conditions.cross)
+        if hasattr(self, "action_model"):
+            tokens = self.action_model(tokens, self.layer, groups, conditions.mouse, conditions.keyboard, fresh)
+        return torch.addcmul(tokens, self.ffn(torch.addcmul(shift2, self.norm(tokens), scale2)), gate2)
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        return nnf.layer_norm(tokens, (self.dim,), eps=self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Attention among frames, over the pass and the cache, with a camera branch where the family has one."""
+
+    def __init__(self, spec: WanSpec) -> None:
+        super().__init__()
+        self.heads, self.eps = spec.heads, spec.eps
+        self.q, self.k, self.v, self.o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
+        self.norm_q, self.norm_k = (rms_norm(spec) for _ in range(2))
+        if spec.camera:
+            self.prope_o = nn.Linear(spec.dim, spec.dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        layer: int,
+        groups: tuple[Group, ...],
+        conditions: Conditions,
+        fresh: dict[str, list[Tensor]],
+    ) -> Tensor:
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1))
+            for part in (self.norm_q(self.q(tokens)), self.norm_k(self.k(tokens)), self.v(tokens))
+        )  # [batch, F, T, H, D]
+        keep(fresh, "self", key, value)
+        told = torch.cat([self.look(group, layer, query, key, value) for group in groups], 1)
+        out = self.o(told)
+        if conditions.camera is not None:
+            out = out + self.camera(layer, groups, query, key, value, conditions.camera, fresh)
+        return out
+
+    def look(self, group: Group, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What one group of frames gathers. [batch, f, T, dim]"""
+        asked = rotate(query[:, group.frames], group.turns.space)
+        turned = [rotate(key[:, seen.frames], seen.turns.space) for seen in group.sees]
+        if group.context is not None:
+            turned.insert(0, group.context.keys["self"][:, layer])
+        keys = torch.cat(turned, 1) if len(turned) > 1 else turned[0]
+        return attend(asked, keys, group.keys("self", layer, value, "v"), group.mask(key.shape[2]))
+
+    def camera(
+        self, layer: int, groups: tuple[Group, ...], query: Tensor, key: Tensor, value: Tensor, camera: Tensor,
+        fresh: dict[str, list[Tensor]],
+    ) -> Tensor:  # fmt: skip
+        """The second branch: queries, keys and values seen through the cameras (projective position encoding)."""
+        query, key, value = project(query, camera), to_camera(key, camera), to_camera(value, camera)
+        keep(fresh, "camera", key, value)
+        told = [
+            attend(
+                query[:, group.frames],
+                group.keys("camera", layer, key, "k"),
+                group.keys("camera", layer, value, "v"),
+                group.mask(key.shape[2]),
+            )
+            for group in groups
+        ]
+        seen = torch.cat(told, 1).unflatten(-1, (self.heads, -1))
+        return self.prope_o(from_camera(seen, camera).flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    """Attention to the prompt, and to the start picture's tokens where the family has both."""
+
+    def __init__(self, spec: WanSpec) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.q, self.k, self.v, self.o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
+        self.norm_q, self.norm_k = (rms_norm(spec) for _ in range(2))
+        if spec.text_dim and spec.image_dim:
+            self.k_img, self.v_img = (nn.Linear(spec.dim, spec.dim) for _ in range(2))
+            self.norm_k_img = rms_norm(spec)
+
+    def remember(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context [batch, rows, dim]: [batch, rows, H, D] each."""
+        key, value = self.norm_k(self.k(context)), self.v(context)
+        return key.unflatten(-1, (self.heads, -1)), value.unflatten(-1, (self.heads, -1))
+
+    def remember_image(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = self.norm_k_img(self.k_img(context)), self.v_img(context)
+        return key.unflatten(-1, (self.heads, -1)), value.unflatten(-1, (self.heads, -1))
+
+    def forward(self, tokens: Tensor, layer: int, cross: State) -> Tensor:
+        query = self.norm_q(self.q(tokens)).unflatten(-1, (self.heads, -1))
+        told = attend(query, cross["cross.k"][:, layer, None], cross["cross.v"][:, layer, None])
+        if "image.k" in cross:
+            told = told + attend(query, cross["image.k"][:, layer, None], cross["image.v"][:, layer, None])
+        return self.o(told)
+
+
+class ImageEmbedding(nn.Module):
+    """Image encoder tokens to the transformer's width."""
+
+    def __init__(self, image_dim: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.LayerNorm(image_dim),
+            nn.Linear(image_dim, image_dim),
+            nn.GELU(),
+            nn.Linear(image_dim, dim),
+            nn.LayerNorm(dim),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image)
+
+
+class Head(nn.Module):
+    """Tokens to velocities, modulated by the time embedding itself (not by the six-fold projection)."""
+
+    def __init__(self, spec: WanSpec) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.zeros(1, 2, spec.dim))
+        self.head = nn.Linear(spec.dim, spec.patch[0] * spec.patch[1] * spec.out_channels)
+        self.dim, self.eps = spec.dim, spec.eps
+
+    def forward(self, tokens: Tensor, level: Tensor) -> Tensor:
+        shift, scale = level[:, :, :, None].unbind(2)
+        return self.head(torch.addcmul(shift, nnf.layer_norm(tokens, (self.dim,), eps=self.eps), scale))
+
+
+def rms_norm(spec: WanSpec) -> nn.Module:
+    """Over all heads together."""
+    return nn.RMSNorm(spec.dim, spec.eps) if spec.qk_norm else nn.Identity()

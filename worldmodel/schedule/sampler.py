@@ -1,0 +1,393 @@
+"""The one sampler: walks any schedule's table with a transformer and a cache, as a pure function over a flat state.
+
+    latents, state' = stream.tick(state, noise, steer)
+
+A stream remembers nothing itself. Its state, a flat dict of arrays whose first axis is the players':
+
+    cache.*, kv.*          what the cache technique keeps (cache/base.py)
+    cross.*                keys and values of the prompt, made when it was given
+    recent                 [batch, window, channels, rows, columns], the last clean latents, which a prompt switch needs
+    flight                 [batch, frames in flight between ticks, channels, rows, columns]
+    phase, reprimed        [batch] int64, ticks since the start or the last re-prime, and which of the two it was
+    pending, pending.full  the finished block whose commit rides in the next pass, and whether there is one (fused
+    commit)
+    pending.NAME           what steered that block
+    uncond.*               the same caches without the prompt (guidance only)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worldmodel.cache.attention import Context, Group, Seen, select
+from worldmodel.cache.base import Cache, Reading, State, empty_slots, write
+from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.errors import SpecError
+from worldmodel.families.wan_transformer import Conditions, Levels, WanTransformer
+from worldmodel.schedule.plan import FlowTable, Level, Plan, Schedule
+
+Steer = Mapping[str, Tensor]  # per-frame conditions of the lanes: channels, camera, mouse, keyboard
+
+
+@dataclass
+class Stream:
+    """A transformer, a cache and a schedule, put together."""
+
+    model: WanTransformer
+    cache: Cache
+    schedule: Schedule
+    size: tuple[int, int]  # latent rows and columns
+    fused: bool = False  # the commit of a block rides in the first pass of the next
+    commit_level: Level = field(default_factory=lambda: FlowTable().at(0))
+    guidance: float | None = None  # classifier-free: v = v_u + guidance · (v_c − v_u)
+    in_place: bool = False  # the state handed to `tick` is used up: its arrays become the next state's
+    _levels: dict[tuple[Level, ...], Levels] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        rows, columns = self.size
+        if rows % self.model.spec.patch[0] or columns % self.model.spec.patch[1]:
+            raise SpecError(f"latent size {self.size} must divide by the patch {self.model.spec.patch}")
+        if self.fused and self.schedule.commit == "last":
+            raise SpecError("this schedule has no commit pass to fuse: its cache keeps the last noisy pass")
+        if self.fused and isinstance(self.cache, EmaSink) and self.cache.ring < 2 * self.cache.chunk:
+            raise SpecError(
+                "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same pass; "
+                f"cache.window must be at least sink + 2 chunks = {self.cache.sink + 2 * self.cache.chunk}"
+            )
+
+    # -- states --------------------------------------------------------------------------------------------------------
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        return ("",) if self.guidance is None else ("", "uncond.")
+
+    def empty(self, batch: int = 1) -> State:
+        """A stream before its first frame; give it a prompt before the first tick."""
+        like = self.model.head.modulation
+        tokens = self.size[0] * self.size[1] // (self.model.spec.patch[0] * self.model.spec.patch[1])
+        flags = {name: torch.zeros(batch, dtype=torch.int64, device=like.device) for name in ("phase", "reprimed")}
+        state = {
+            **flags,
+            **empty_slots(self.cache, batch, like.device),
+            "recent": self._latents(batch, self.cache.slots),
+        }
+        for branch in self.branches:
+            stores = self.model.empty_stores(batch, self.cache.slots, tokens)
+            state.update({branch + name: store for name, store in stores.items()})
+        if self.lanes > 1:
+            state["flight"] = self._latents(batch, (self.lanes - 1) * self.cache.chunk)
+        if self.fused:
+            state["pending"] = self._latents(batch, self.cache.chunk)
+            state["pending.full"] = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        return state
+
+    @property
+    def lanes(self) -> int:
+        """Blocks in flight in the steady state."""
+        return self.schedule.plan(self.schedule.steady_from).lanes
+
+    def _latents(self, batch: int, frames: int) -> Tensor:
+        like = self.model.head.modulation
+        return like.new_zeros(batch, frames, self.model.spec.out_channels, *self.size)
+
+    def prompted(
+        self, state: State, prompt: Tensor | None = None, image: Tensor | None = None, branch: str = ""
+    ) -> State:
+        """The state with the keys and values of another prompt [batch, rows, dim]; what is cached of frames stays."""
+        return {**state, **{branch + name: kv for name, kv in self.model.cross(prompt, image).items()}}
+
+    def plan(self, state: State) -> Plan:
+        """The plan of the next tick. Players of one batch must be at the same point of the schedule."""
+        marks = torch.stack([state["phase"].clamp(max=self.schedule.steady_from), state["reprimed"]])
+        if not (marks == marks[:, :1]).all():
+            raise SpecError(
+                "players of one batch must be in the same phase of the schedule: warm up or re-prime them together"
+            )
+        phase, reprimed = marks[:, 0].tolist()
+        return self.schedule.plan(phase, bool(reprimed))
+
+    def noises(self, plan: Plan) -> int:
+        """Noise tensors, each of one block, that a tick consumes."""
+        return len(plan.draws(self.schedule.renoise))
+
+    # -- the tick ------------------------------------------------------------------------------------------------------
+
+    def tick(
+        self, state: State, noise: Tensor, steer: Steer | None = None, plan: Plan | None = None
+    ) -> tuple[Tensor, State]:
+        """Make the next block: clean latents [batch, chunk, channels, rows, columns], and the state after it.
+
+        noise: [batch, noises · chunk, channels, rows, columns], in the order of `Plan.draws`.
+        steer: per-frame conditions [batch, lanes · chunk, …] of the blocks in flight, oldest first.
+        """
+        plan, steer, chunk = plan or self.plan(state), steer or {}, self.cache.chunk
+        if noise.shape[1] != self.noises(plan) * chunk:
+            raise SpecError(
+                f"this tick takes {self.noises(plan)} noise blocks of {chunk} frames: got {noise.shape[1]} frames"
+            )
+        draws = iter(noise.split(chunk, 1))
+        lanes = list(state["flight"].split(chunk, 1))[: plan.flying] if plan.flying else []
+        walk = _Walk(self, state)
+        for number, row in enumerate(plan.rows):
+            lanes += [next(draws) for _ in range(len(lanes), len(row))]
+            seen = torch.cat(lanes[: len(row)], 1)
+            flow = walk.look(seen, row, {name: part[:, : len(row) * chunk] for name, part in steer.items()})
+            lanes[: len(row)] = self._advance(plan, number, seen, flow, draws)
+        latents = lanes[0]
+        walk.finish(latents, {name: part[:, :chunk] for name, part in steer.items()})
+        state = walk.state
+        if self.lanes > 1:
+            waiting = lanes[1:] + [torch.zeros_like(latents)] * (self.lanes - len(lanes))
+            state["flight"] = torch.cat(waiting, 1)
+        state["phase"] = state["phase"] + 1
+        return latents, state
+
+    def _advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
+        """Every lane after a pass: at its next level, or clean."""
+        moved = []
+        pairs = zip(seen.split(self.cache.chunk, 1), flow.split(self.cache.chunk, 1), plan.rows[number], strict=True)
+        for lane, (block, velocity, level) in enumerate(pairs):
+            following = plan.following(number, lane)
+            if following is not None and not self.schedule.renoise:
+                moved.append(block + (following.sigma - level.sigma) * velocity)
+                continue
+            clean = (block.double() - level.sigma * velocity.double()).to(block.dtype)
+            if following is not None:
+                clean = (1 - following.sigma) * clean + following.sigma * next(draws)
+            moved.append(clean)
+        return moved
+
+    def append(self, state: State, latents: Tensor, steer: Steer | None = None) -> State:
+        """Commit given clean latents [batch, chunk, …] as the next block, such as a start picture.
+
+        A pass of its own.
+        """
+        walk = _Walk(self, state)
+        walk.flush()
+        walk.commit(latents, steer or {})
+        return walk.state
+
+    def reprime(self, state: State) -> State:
+        """Drop what is in flight: the action it was made for has changed."""
+        return {**state, "phase": torch.zeros_like(state["phase"]), "reprimed": torch.ones_like(state["reprimed"])}
+
+    def recache(self, state: State, prompt: Tensor, keep_sink: bool = True, steer: Steer | None = None) -> State:
+        """Switch the prompt: the cached frames are computed again under it (LongLive's KV-recache, arXiv:2509.22622).
+
+        keep_sink: the sink keeps what the first prompt made of it, once frames have left the cache.
+        steer: per-frame conditions [batch, window, …] of the last frames, the newest last.
+        """
+        walk = _Walk(self, state)
+        walk.flush()
+        walk.state = self.prompted(walk.state, prompt)
+        walk.renew(keep_sink, steer or {})
+        return walk.state
+
+    # -- what does not change ------------------------------------------------------------------------------------------
+
+    def levels(self, frames: tuple[Level, ...]) -> Levels:
+        """Modulation of a pass's frames; made once for every pattern of levels."""
+        if frames not in self._levels:
+            timesteps = torch.tensor([level.timestep for level in frames], device=self.model.head.modulation.device)
+            self._levels[frames] = self.model.levels(timesteps[None])
+        return self._levels[frames]
+
+
+class _Walk:
+    """One tick under way: the state so far, and what has been read of it."""
+
+    def __init__(self, stream: Stream, state: State) -> None:
+        self.stream, self.state = stream, dict(state)
+        self.owned = stream.in_place  # whether the caches' arrays may be written
+        self.contexts: dict[tuple[str, int, int, bool], tuple[Reading, Context | None]] = {}
+        self.fresh: dict[str, State] = {}
+
+    def look(self, seen: Tensor, row: tuple[Level, ...], steer: Steer) -> Tensor:
+        """Velocities of the blocks in flight. A block waiting for its commit rides along."""
+        if self._pending():
+            riding = self._ride(seen, row, steer)
+            if riding is not None:
+                return riding
+            self.flush()
+        count = seen.shape[1]
+        return self._pass(seen, row, steer, lambda branch: self._noisy(branch, 0, count))
+
+    def finish(self, latents: Tensor, steer: Steer) -> None:
+        """Hand the finished block to the cache, now or with the next pass."""
+        if self.stream.schedule.commit == "last":
+            chunk = self.stream.cache.chunk
+            self._store({branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, latents)
+        elif self.stream.fused:
+            self.state.update({f"pending.{name}": part for name, part in steer.items()})
+            self.state["pending"], self.state["pending.full"] = latents, torch.ones_like(self.state["phase"])
+        else:
+            self.commit(latents, steer)
+
+    def commit(self, latents: Tensor, steer: Steer) -> None:
+        """The cache pass: run the clean block once more and keep its keys and values."""
+        level = (self.stream.commit_level,)
+        self._pass(latents, level, steer, lambda branch: (self._clean(branch),))
+        self._store(self.fresh, latents)
+
+    def flush(self) -> None:
+        """Commit the waiting block in a pass of its own."""
+        if self._pending():
+            self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
+            self.commit(self.state["pending"], self._pending_steer())
+
+    def renew(self, keep_sink: bool, steer: Steer) -> None:
+        """Compute the cached frames again; they see each other and what stays."""
+        stream, state = self.stream, self.state
+        renewal = stream.cache.renew(state, keep_sink)
+        wanted = renewal.live.any(0)
+        if not wanted.any():
+            return
+        frames, live, slots = (part[:, wanted] for part in (renewal.frames, renewal.live, renewal.slots))
+        place = (frames % stream.cache.slots).clamp(min=0)
+        latents = torch.stack([row[at] for row, at in zip(state["recent"], place, strict=True)])
+        levels = stream.levels((stream.commit_level,) * latents.shape[1])
+        turns = stream.model.turns(renewal.context.query_positions[:, wanted], stream.size)
+        own = Seen(slice(None), turns, None if live.all() else live)
+        conditions = {name: part[:, wanted] for name, part in steer.items()}
+        for branch in stream.branches:
+            group = Group(
+                slice(None), turns, (own,), stream.model.context(self._branch(branch), renewal.context, stream.size)
+            )
+            _, fresh = stream.model(latents, levels, (group,), self._conditions(branch, conditions))
+            for name, value in fresh.items():
+                state[branch + name] = write(state[branch + name], slots, value, live, in_place=self.owned)
+        held = [
+            row.scatter(0, at[on], new[on])
+            for row, at, on, new in zip(state["cache.frame"], slots, live, frames, strict=True)
+        ]
+        state["cache.frame"] = torch.stack(held)
+        self.contexts.clear()
+
+    # -- passes --------------------------------------------------------------------------------------------------------
+
+    def _pass(self, latents: Tensor, row: tuple[Level, ...], steer: Steer, groups) -> Tensor:  # type: ignore[no-untyped-def]
+        """Run the network, with guidance if asked; keeps the keys and values of every branch."""
+        flows = []
+        levels = self.stream.levels(tuple(level for level in row for _ in range(self.stream.cache.chunk)))
+        for branch in self.stream.branches:
+            flow, self.fresh[branch] = self.stream.model(
+                latents, levels, groups(branch), self._conditions(branch, steer)
+            )
+            flows.append(flow)
+        if self.stream.guidance is None:
+            return flows[0]
+        return flows[1] + self.stream.guidance * (flows[0] - flows[1])
+
+    def _ride(self, seen: Tensor, row: tuple[Level, ...], steer: Steer) -> Tensor | None:
+        """The first pass with the clean block in front. None where this cannot be exact for all players at once."""
+        stream, chunk = self.stream, self.stream.cache.chunk
+        before = self.state["cache.next"]
+        booked = stream.cache.book(self.state)
+        waiting = self._pending_steer()
+        both = {name: torch.cat([waiting[name], part], 1) for name, part in steer.items()}
+        readings = self._noisy_readings(booked, seen.shape[1])
+        fresh = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
+        if not all((mask == mask[:1]).all() for mask in fresh):
+            return None
+
+        def groups(branch: str) -> tuple[Group, ...]:
+            made = [self._clean(branch)]
+            for (frames, reading), mask in zip(readings, fresh, strict=True):
+                turns = stream.model.turns(reading.query_positions, stream.size)
+                here = slice(frames.start + chunk, frames.stop + chunk)
+                sees = [Seen(here, turns)]
+                columns = mask[0]
+                if columns.any():
+                    first = int((reading.frames[0, columns] - before[0]).min())
+                    at = slice(first, first + int(columns.sum()))
+                    sees.insert(0, Seen(at, stream.model.turns(reading.positions[:, columns], stream.size)))
+                rest = select(reading, ~columns) if columns.any() else reading
+                made.append(
+                    Group(here, turns, tuple(sees), stream.model.context(self._branch(branch), rest, stream.size))
+                )
+            return tuple(made)
+
+        flow = self._pass(torch.cat([self.state["pending"], seen], 1), (stream.commit_level, *row), both, groups)
+        self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
+        self._store(
+            {branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, self.state["pending"]
+        )
+        self.fresh = {branch: _frames(fresh, slice(chunk, None)) for branch, fresh in self.fresh.items()}
+        return flow[:, chunk:]
+
+    def _noisy(self, branch: str, first: int, frames: int) -> tuple[Group, ...]:
+        groups = []
+        for place, _ in self._spans(frames):
+            reading, context = self._read(branch, place.start, place.stop - place.start, clean=False)
+            turns = self.stream.model.turns(reading.query_positions, self.stream.size)
+            groups.append(Group(place, turns, (Seen(place, turns),), context))
+        return tuple(groups)
+
+    def _noisy_readings(self, state: State, frames: int) -> list[tuple[slice, Reading]]:
+        return [(place, self.stream.cache.read(state, size, ahead)) for place, (ahead, size) in self._spans(frames)]
+
+    def _spans(self, frames: int) -> list[tuple[slice, tuple[int, int]]]:
+        """Frames that see each other: all of a pass, or block by block."""
+        size = frames if self.stream.schedule.joint else self.stream.cache.chunk
+        return [(slice(start, start + size), (start, size)) for start in range(0, frames, size)]
+
+    def _clean(self, branch: str) -> Group:
+        chunk = self.stream.cache.chunk
+        reading, context = self._read(branch, 0, chunk, clean=True)
+        turns = self.stream.model.turns(reading.query_positions, self.stream.size)
+        return Group(slice(0, chunk), turns, (Seen(slice(0, chunk), turns),), context)
+
+    def _read(self, branch: str, ahead: int, frames: int, clean: bool) -> tuple[Reading, Context | None]:
+        """What the cache shows; read once per tick and commit."""
+        cache = self.stream.cache
+        key = (branch, ahead, frames, clean and cache.clean_apart)
+        if key not in self.contexts:
+            reading = cache.read(self.state, frames, ahead, clean)
+            self.contexts[key] = reading, self.stream.model.context(self._branch(branch), reading, self.stream.size)
+        return self.contexts[key]
+
+    def _store(self, fresh: dict[str, State], latents: Tensor) -> None:
+        """Commit keys and values of all branches, and remember the latents."""
+        cache, state = self.stream.cache, self.state
+        following = state["cache.next"][:, None]
+        place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
+        recent = write(state["recent"][:, None], place, latents[:, None], in_place=self.owned)[:, 0]
+        stored: State = {}
+        for branch in self.stream.branches:
+            after = cache.commit(self._branch(branch), fresh[branch], in_place=self.owned)
+            stored.update({branch + name: after[name] for name in fresh[branch]})
+        self.state = {**cache.book(state), **stored, "recent": recent}
+        self.owned = True  # whatever is in the state now was made by this tick
+        self.contexts.clear()
+
+    # -- parts of the state --------------------------------------------------------------------------------------------
+
+    def _branch(self, branch: str) -> State:
+        """The state as one branch of guidance sees it."""
+        if not branch:
+            return self.state
+        own = {name.removeprefix(branch): value for name, value in self.state.items() if name.startswith(branch)}
+        return {**self.state, **own}
+
+    def _conditions(self, branch: str, steer: Steer) -> Conditions:
+        cross = {name.removeprefix(branch): value for name, value in self.state.items()
+                 if name.startswith((f"{branch}cross.", f"{branch}image."))}  # fmt: skip
+        if not cross:
+            raise SpecError("the stream has no prompt yet: call prompted() on its state first")
+        return Conditions(cross, **steer)
+
+    def _pending(self) -> bool:
+        return self.stream.fused and bool(self.state["pending.full"].any())
+
+    def _pending_steer(self) -> dict[str, Tensor]:
+        prefix = "pending."
+        return {name.removeprefix(prefix): value for name, value in self.state.items()
+                if name.startswith(prefix) and name != "pending.full"}  # fmt: skip
+
+
+def _frames(fresh: State, which: slice) -> State:
+    return {name: value[:, :, which] for name, value in fresh.items()}
