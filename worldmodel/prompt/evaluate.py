@@ -20,6 +20,7 @@ from worldmodel.prompt.grammar import Lab
 from worldmodel.train.envs import captions, vizdoom
 
 TEXTS = 2000  # per row of the table
+SEEN = ("blue grey", "purplish grey")  # held out by name, but the shipped weights met them in another spelling
 
 
 def colour_cases(
@@ -79,7 +80,7 @@ def ciede2000(first: Lab, second: Lab) -> np.ndarray:
 def evaluate(encoder: PromptEncoder) -> dict[str, dict[str, float]]:
     """Rows of the table: group of texts -> figures. CIE distances; "bound" is the share that is nearer than swapped."""
     rng = np.random.default_rng(7)
-    held_out = list(captions.held_out_names())
+    held_out = [name for name in captions.held_out_names() if name not in SEEN]
     train_names = list(captions.train_names())
     texts, roads, grasses = colour_cases(rng, train_names, "train")
     vectors = encode_all(encoder, texts)

@@ -170,10 +170,15 @@ def known_colours() -> dict[str, Lab]:
     forbidden = captions.held_out_names()
     found: dict[str, Lab] = {}
     for key, value in [*XKCD_COLORS.items(), *CSS4_COLORS.items()]:
-        name = key.removeprefix("xkcd:") if key.startswith("xkcd:") else split_css(key)
-        if name not in forbidden and name.replace("gray", "grey") not in forbidden:
-            found.setdefault(name.replace("/", " "), captions.lab(255 * np.array(to_rgb(value))))
+        name = (key.removeprefix("xkcd:") if key.startswith("xkcd:") else split_css(key)).replace("/", " ")
+        if plainly(name) not in forbidden:
+            found.setdefault(name, captions.lab(255 * np.array(to_rgb(value))))
     return found
+
+
+def plainly(name: str) -> str:
+    """A colour's name as the survey spells it, to compare names by."""
+    return name.replace("-", " ").replace("gray", "grey")
 
 
 def split_css(name: str) -> str:
@@ -212,7 +217,7 @@ class Grammar:
             texts = self._say(rng, _GRASS_ONLY, "", grass), self._say(rng, _GRASS_ONLY, "", grass)
             return Example(texts, None, grass_lab, RACER)
         if kind < 0.38:  # a colour alone: no word says what has it, so both do
-            texts = soil(rng, self._respell(rng, road)), soil(rng, self._respell(rng, road))
+            texts = soil(rng, self.respell(rng, road)), soil(rng, self.respell(rng, road))
             return Example(texts, road_lab, road_lab, RACER)
         texts = self._say(rng, self.templates, road, grass), self._say(rng, self.templates, road, grass)
         return Example(texts, road_lab, grass_lab, RACER)
@@ -228,7 +233,7 @@ class Grammar:
             return name, self.colours[name]
         modifier = list(self.shifts)[rng.integers(len(self.shifts))]
         composed = f"{modifier} {name}"
-        if composed in self.colours or composed in self.forbidden or len(name.split()) > 2:
+        if composed in self.colours or plainly(composed) in self.forbidden or len(name.split()) > 2:
             return name, self.colours[name]
         return composed, shifted(self.colours[name], self.shifts[modifier])
 
@@ -241,21 +246,21 @@ class Grammar:
     def _say(self, rng: np.random.Generator, templates: Collection[str], road: str, grass: str) -> str:
         text = list(templates)[rng.integers(len(templates))]
         text = text.format(
-            road=self._respell(rng, road),
-            grass=self._respell(rng, grass),
+            road=self.respell(rng, road),
+            grass=self.respell(rng, grass),
             track=TRACKS[rng.integers(len(TRACKS))],
             fields=FIELDS[rng.integers(len(FIELDS))],
         )
         return soil(rng, _dress(rng, text))
 
-    def _respell(self, rng: np.random.Generator, name: str) -> str:
+    def respell(self, rng: np.random.Generator, name: str) -> str:
         """Now and then another word for the same, words run together, or a hyphen."""
         words = [
             _SAME[w][rng.integers(len(_SAME[w]))] if w in _SAME and rng.random() < 0.08 else w for w in name.split(" ")
         ]
         gap = rng.random()
         joined = ("" if gap < 0.03 else "-" if gap < 0.07 else " ").join(words)
-        return name if joined in self.forbidden or " ".join(words) in self.forbidden else joined
+        return name if plainly(" ".join(words)) in self.forbidden else joined
 
 
 def _dress(rng: np.random.Generator, text: str) -> str:

@@ -52,9 +52,10 @@ def train(
     seed: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
-    """Train for `minutes` of wall time; write encoder.safetensors, and tokenizer.json into `out`.
+    """Train for `minutes` of wall time, after half a minute of MiniLM's reading.
 
-    Equal seeds draw equal texts, but how many steps fit into the time depends on the machine. Returns the last losses.
+    Writes encoder.safetensors and tokenizer.json into `out`. Equal seeds draw equal texts, but how many steps fit into
+    the time depends on the machine. Returns the last losses.
     """
     began = time.monotonic()
     torch.manual_seed(seed)
@@ -81,7 +82,7 @@ def train(
     )
     step, losses = 0, {}
     learning_began = time.monotonic()
-    while (done := (time.monotonic() - learning_began) / (60 * minutes - (learning_began - began))) < 1:
+    while (done := (time.monotonic() - learning_began) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         examples = [grammar.draw(rng) for _ in range(BATCH)]
