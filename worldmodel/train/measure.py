@@ -1,7 +1,7 @@
 """What a car world's frames show, judged from pixels alone, so that real and generated frames are judged alike.
 
-Pixels of a frame are spoken of at 128 × 128, whatever its size. The camera stands as car_racing.py draws it: the car at
-`CAR` (from the left, from the top), its heading up.
+Motion is told in pixels of a frame of 128 × 128, whatever the frame's size. The camera stands as car_racing.py has it:
+the car in the middle, a quarter from the bottom, its heading up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from worldmodel.train.envs.captions import Rgb, lab, patch_colour
 Picture = NDArray[np.uint8]  # [height, width, 3]
 
 SIZE = 128
-CAR = (SIZE * 0.5 - 0.5, SIZE * 0.75 - 0.5)
+GRID = 64  # height and width of a road mask
+CAR = (GRID * 0.5 - 0.5, GRID * 0.75 - 0.5)  # where the car is in a road mask
 UNITS_PER_PIXEL = 50 / SIZE  # CarRacing's length units
 _STANDSTILL = 0.25  # pixels a tick; less is no motion
 
@@ -42,21 +43,27 @@ class Motion:
         return math.hypot(self.forward, self.sideways) + reach * abs(self.rotation) < _STANDSTILL
 
 
-def motion(before: Picture, after: Picture) -> Motion:
-    """Find the car's motion by aligning the two frames: a coarse search, then Gauss-Newton steps at two sizes."""
+def motion(before: Picture, after: Picture, last: Motion | None = None) -> Motion:
+    """Find the car's motion by aligning the two frames: a coarse search, then Gauss-Newton steps at two sizes.
+
+    last: the motion of the frame before, if it is known: then the search is a short one about it.
+    """
     found = np.zeros(3)  # rotation, forward, sideways
     coarse, fine = SIZE // 4, SIZE // 2
     pair = _shrunk(before, coarse), _shrunk(after, coarse)
     best = _misfit(*pair, found)
-    for rotation in np.arange(-0.15, 0.151, 0.025):
-        for forward in (0.0, 1.0, 2.5, 4.0, 6.0):
+    turns = np.arange(-0.15, 0.151, 0.025) if last is None else last.rotation + np.array([-0.03, 0.0, 0.03])
+    for rotation in turns:
+        for forward in (0.0, 1.0, 2.5, 4.0, 6.0) if last is None else (last.forward,):
             error = _misfit(*pair, np.array([rotation, forward, 0.0]))
             if error < 0.98 * best:
                 best, found = error, np.array([rotation, forward, 0.0])
     for size, steps in ((coarse, 4), (fine, 6)):
         pair = _shrunk(before, size), _shrunk(after, size)
         for _ in range(steps):
-            found = _improved(*pair, found)
+            before_step, found = found, _improved(*pair, found)
+            if np.abs(found - before_step).max() < 2e-3:
+                break
     still, moved = _misfit(*pair, np.zeros(3)), _misfit(*pair, found)
     if moved > still:
         return Motion(0.0, 0.0, 0.0, 0.0)
@@ -78,17 +85,18 @@ def _improved(
     before: NDArray[np.float32], after: NDArray[np.float32], found: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     size = len(before)
+    scale = np.float32(size / SIZE)
     warped, seen = _warped(before, found)
     right, down = _from_car(size)
-    gx = cv2.Scharr(warped, cv2.CV_32F, 1, 0, scale=1 / 32)[seen]
-    gy = cv2.Scharr(warped, cv2.CV_32F, 0, 1, scale=1 / 32)[seen]
-    scale = size / SIZE
-    turn = gx * down[seen][:, None] - gy * right[seen][:, None]
-    slopes = np.stack([turn, -gy * scale, gx * scale], -1).reshape(-1, 3)
-    residual = (warped - after)[seen].reshape(-1)
-    weight = 1 / np.maximum(np.abs(residual), 8.0)  # large residuals are what came into view, not motion
-    normal = (slopes * weight[:, None]).T @ slopes + np.diag([1e-3, 1e-4, 1e-2]) * len(residual)
-    step = np.linalg.solve(normal, (slopes * weight[:, None]).T @ residual)
+    gx = cv2.Scharr(warped, cv2.CV_32F, 1, 0, scale=1 / 32)
+    gy = cv2.Scharr(warped, cv2.CV_32F, 0, 1, scale=1 / 32)
+    turn = gx * down[..., None] - gy * right[..., None]
+    slopes = np.stack([turn.ravel(), -scale * gy.ravel(), scale * gx.ravel()])
+    residual = warped - after
+    weight = seen[..., None] / np.maximum(np.abs(residual), np.float32(8))  # large ones came into view: no motion
+    weighted = slopes * weight.ravel()
+    normal = (weighted @ slopes.T).astype(np.float64) + np.diag([1e-3, 1e-4, 1e-2]) * residual.size
+    step = np.linalg.solve(normal, (weighted @ residual.ravel()).astype(np.float64))
     return found - np.clip(step, [-0.05, -1.5, -1.0], [0.05, 1.5, 1.0])
 
 
@@ -162,21 +170,20 @@ def colour_errors(picture: Picture, road: Rgb, grass: Rgb) -> tuple[float, float
 
 
 def road_mask(picture: Picture, road: Rgb, grass: Rgb) -> NDArray[np.bool_]:
-    """Which pixels, [128, 128], are nearer to the road's colour than to the grass's, its patches' or the curbs'."""
-    if picture.shape[:2] != (SIZE, SIZE):
-        picture = np.asarray(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+    """Which cells, bool [GRID, GRID], are nearest to the road's colour, not to the grass's, its patches' or the curbs'."""
+    small = cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA)
     candidates = lab(np.array([road, grass, patch_colour(grass), (255, 255, 255), (255, 0, 0)]))
     candidates = candidates[[0, 1, 2, *(i for i in (3, 4) if np.linalg.norm(candidates[i] - candidates[0]) > 30)]]
-    pixels = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    pixels = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     distances = np.stack([np.square(pixels - c.astype(np.float32)).sum(-1) for c in candidates])
     return np.asarray(distances.argmin(0) == 0)
 
 
-def on_road(picture: Picture, road: Rgb, grass: Rgb) -> float:
-    """Share of road around the car."""
-    right, down = _from_car(SIZE)
-    around = (np.abs(right) < 8) & (np.abs(down) < 11) & _not_car(SIZE)
-    return float(road_mask(picture, road, grass)[around].mean())
+def on_road(road: NDArray[np.bool_]) -> float:
+    """Share of road around the car in a road mask."""
+    right, down = _from_car(GRID)
+    around = (np.abs(right) < GRID / 16) & (np.abs(down) < GRID / 12) & _not_car(GRID)
+    return float(road[around].mean())
 
 
 # -- is it still a picture of that game? -----------------------------------------------------------------------------
