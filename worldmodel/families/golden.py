@@ -33,6 +33,8 @@ RUNNERS: dict[str, str] = {  # kind in meta.json: module:function
     "taehv": "worldmodel.families.golden_codecs:run_taehv",
     "diamond_step": "worldmodel.families.golden_diamond:run",
     "open_oasis": "worldmodel.families.golden_open_oasis:run",
+    "waypoint": "worldmodel.families.golden_waypoint:run",
+    "waypoint_ae": "worldmodel.families.golden_waypoint:run_ae",
 }
 
 

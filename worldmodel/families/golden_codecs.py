@@ -9,6 +9,7 @@ from torch import Tensor
 from worldmodel.codec.streaming import StreamingCodec, without_lead
 from worldmodel.codec.taehv import Taehv, TaehvSpec
 from worldmodel.codec.wan_vae import WanVae, WanVaeSpec
+from worldmodel.families.loading import load_strictly
 
 if TYPE_CHECKING:
     from worldmodel.families.golden import Case
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def run_wan_vae(case: Case) -> dict[str, Tensor]:
     """Kind `wan_vae_stream`: decode in portions, encode a video and its first picture."""
     codec = WanVae(wan_vae_spec(case.meta)).eval()
-    codec.load_state_dict(case.weights)
+    load_strictly(codec, case.weights, case.name)
     video = case.inputs["video"]
     return {
         **_decode(codec, case),
@@ -42,7 +43,7 @@ def wan_vae_spec(meta: dict[str, Any]) -> WanVaeSpec:
 def run_taehv(case: Case) -> dict[str, Tensor]:
     """Kind `taehv`: decode in portions, encode a video."""
     codec = Taehv(taehv_spec(case.meta)).eval()
-    codec.load_state_dict(case.weights)
+    load_strictly(codec, case.weights, case.name)
     return {**_decode(codec, case), "encode.latents": codec.encode_video(case.inputs["video"])}
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldmodel.errors import SpecError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
+from worldmodel.families.loading import load_strictly
 
 if TYPE_CHECKING:
     from worldmodel.families.golden import Case
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def run(case: Case) -> dict[str, Tensor]:
     """Kind `diamond_step`: play `run.frames` ticks."""
     world = DiamondWorld(spec_of(case.meta)).eval()
-    world.denoiser.load_state_dict(case.weights)
+    load_strictly(world.denoiser, case.weights, case.name)
     actions = torch.cat([case.inputs["act"], case.inputs["next_act"]], dim=1)
     past, frames = world.spec.num_steps_conditioning, []
     state = {"pictures": case.inputs["obs"], "actions": actions[:, : past - 1]}
