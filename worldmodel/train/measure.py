@@ -170,7 +170,7 @@ def colour_errors(picture: Picture, road: Rgb, grass: Rgb) -> tuple[float, float
 
 
 def road_mask(picture: Picture, road: Rgb, grass: Rgb) -> NDArray[np.bool_]:
-    """Which cells, bool [GRID, GRID], are nearest to the road's colour, not to the grass's, its patches' or the curbs'."""
+    """Which cells, bool [GRID, GRID], look like road rather than like grass, its patches or curbs."""
     small = cv2.resize(picture, (GRID, GRID), interpolation=cv2.INTER_AREA)
     candidates = lab(np.array([road, grass, patch_colour(grass), (255, 255, 255), (255, 0, 0)]))
     candidates = candidates[[0, 1, 2, *(i for i in (3, 4) if np.linalg.norm(candidates[i] - candidates[0]) > 30)]]

@@ -69,14 +69,12 @@ class TorchWorld:
 
     def __init__(self, run: Path, autocast: bool = True) -> None:
         self.spec = read_plan(run)
-        weights = next(
-            (run / name for name in ("distil.safetensors", "world.safetensors") if (run / name).exists()), None
-        )
-        if weights is None:
+        trained = [run / name for name in ("distil.safetensors", "world.safetensors") if (run / name).exists()]
+        if not trained:
             raise CheckpointError(f"{run}: no world.safetensors: 'worldloop train world' comes first")
         self._world = World(self.spec)
         self._world.codec = load_codec(self.spec, run)
-        load_weights(self._world.generator, weights[0])
+        load_weights(self._world.generator, trained[0])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._world.to(self.device).requires_grad_(False).eval()
         self._autocast = autocast

@@ -21,14 +21,22 @@ Keys = NDArray[np.bool_]  # [actions]
 class Adapter(Protocol):
     """One environment, seen as a game: keys in, antialiased frames out."""
 
-    env_id: str
-    tick_hz: float
-    height: int
-    width: int
-    actions: tuple[str, ...]
-    keys: dict[str, list[str]]  # action -> keyboard keys that a player uses for it
-    mirror: list[tuple[str, str]]  # actions that swap when the picture is flipped left to right; empty: no symmetry
-    facts: tuple[str, ...]
+    @property
+    def env_id(self) -> str: ...
+    @property
+    def tick_hz(self) -> float: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def actions(self) -> tuple[str, ...]: ...
+    @property
+    def keys(self) -> dict[str, list[str]]: ...  # action -> keyboard keys that a player uses for it
+    @property
+    def mirror(self) -> list[tuple[str, str]]: ...  # actions that swap in a mirrored picture; empty: no symmetry
+    @property
+    def facts(self) -> tuple[str, ...]: ...
 
     def reset(self, seed: int) -> Frame:
         """Begin an episode; equal seeds begin equal episodes."""

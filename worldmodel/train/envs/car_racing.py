@@ -95,7 +95,7 @@ class CarRacing:
         speed = 0.0 if self._rng.random() < 1 / 3 else float(self._rng.uniform(4, 32))
         self.place(at, way, speed, offset=float(self._rng.uniform(-3, 3)), turned=float(self._rng.normal(0, 0.08)))
         self.paint(*captions.scene_colours(self._rng, self._split))
-        return self._draw()
+        return self.look()
 
     def place(self, at: int, way: int, speed: float, offset: float = 0.0, turned: float = 0.0) -> None:
         """Put a new car on track point `at`, driving the track's way (1) or against it (-1), `offset` to its right."""
@@ -123,7 +123,7 @@ class CarRacing:
             if self._recolour_in <= 0:
                 self.paint(*captions.scene_colours(self._rng, self._split))
         x, y = self._env.car.hull.position
-        return self._draw(), max(abs(x), abs(y)) > car_racing.PLAYFIELD
+        return self.look(), max(abs(x), abs(y)) > car_racing.PLAYFIELD
 
     def _controls(self, action: Keys) -> NDArray[np.float64]:
         """Keys to [steering, gas, brake]. A held steering key takes four ticks to full lock; nothing else remembers."""
@@ -219,7 +219,8 @@ class CarRacing:
 
     # -- the picture ------------------------------------------------------------------------------------------------
 
-    def _draw(self) -> Frame:
+    def look(self) -> Frame:
+        """The frame as things are now."""
         size = len(self._canvas)
         hull = self._env.car.hull
         position, yaw = np.array(hull.position), hull.angle

@@ -1,0 +1,129 @@
+"""What an evaluation promises: the real game gets full marks, a frozen picture none, and it says which is which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("gymnasium")
+
+from worldmodel.train import evaluate_car
+from worldmodel.train.envs import captions
+from worldmodel.train.envs.car_racing import CarRacing
+from worldmodel.train.evaluate import Settings, collapsed, drift, evaluate, summary
+from worldmodel.train.playable import Frames, Held, RealGame
+
+SIZE = 64
+
+
+class Frozen:
+    """A world that shows its last real frame for ever."""
+
+    actions = CarRacing.actions
+    context = 8
+
+    def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> Frozen:
+        self.frames: Frames = frames[:, -1]
+        return self
+
+    def tick(self, held: Held) -> Frames:
+        return self.frames
+
+    def say(self, prompts: Sequence[str]) -> None:
+        pass
+
+    def through_codec(self, frames: Frames) -> Frames:
+        return frames
+
+
+class Painter(Frozen):
+    """A world that, four ticks after it was told, shows the colours named, and nothing else."""
+
+    def say(self, prompts: Sequence[str]) -> None:
+        self.wait = 4
+        self.painted = np.stack([self.paint(prompt.lower()) for prompt in prompts])
+
+    def tick(self, held: Held) -> Frames:
+        self.wait -= 1
+        return self.frames if self.wait > 0 else self.painted
+
+    def paint(self, prompt: str) -> np.ndarray:
+        names = sorted((name for name in captions.all_names() if name in prompt), key=len, reverse=True)
+        first = names[0]
+        second = next(name for name in names[1:] if name in prompt.replace(first, ""))
+        picture = np.empty((SIZE, SIZE, 3), np.uint8)
+        picture[:, :32], picture[:, 32:] = captions.all_names()[first], captions.all_names()[second]
+        return picture
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the generated game of every trial the real one, begun a second time from the same seeds."""
+    begun = []
+    for name in ("rolling_start", "driven_start"):
+
+        def start(*args: object, make: object = getattr(evaluate_car, name)) -> evaluate_car.Start:
+            begun.append(make(*args).car)
+            return make(*args)
+
+        monkeypatch.setattr(evaluate_car, name, start)
+
+    def games(world: object, starts: Sequence[evaluate_car.Start], seed: int) -> tuple[RealGame, RealGame]:
+        return RealGame([start.car for start in starts]), RealGame(begun[-len(starts) :])
+
+    monkeypatch.setattr(evaluate_car, "games", games)
+
+
+@pytest.mark.usefixtures("twins")
+def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
+    turns, rows = evaluate_car.steering(Frozen(), SIZE, 0, 3)
+    for key in ("left", "right"):
+        assert turns[key]["sign"] == turns[key]["sign_real"] > 0.95
+        assert turns[key]["speed"] == pytest.approx(1) and turns[key]["response_ticks"] == 0
+    assert len(rows) == 8
+    assert set(evaluate_car.coasting(Frozen(), SIZE, 0, 3).values()) == {1.0}
+    figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 3, 120, lambda text: None)
+    assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0
+    assert figures["speed_ratio"] == pytest.approx(1) and figures["bends_ratio"] == pytest.approx(1)
+    assert drift(real, made, 120)["drift_ratio"] < 3 and collapsed(made, 6) == collapsed(real, 6)
+
+
+def test_a_frozen_picture_fails_every_trial() -> None:
+    turns, _ = evaluate_car.steering(Frozen(), SIZE, 0, 2)
+    for key in ("left", "right"):
+        assert turns[key]["sign"] == 0 and turns[key]["sign_real"] > 0.95
+        assert abs(turns[key]["speed"]) < 0.01 and turns[key]["response_ticks"] > 20
+    coasting = evaluate_car.coasting(Frozen(), SIZE, 0, 2)
+    assert coasting["coasts"] == 0 and coasting["coasts_real"] == coasting["stands_real"] == 1
+    figures, _, _ = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 100, lambda text: None)
+    assert figures["stall"] > 0.7 and figures["stall_real"] < 0.02
+    prompts, _ = evaluate_car.prompts(Frozen(), SIZE, 0, 4)
+    assert prompts["recognised"] == 0 and prompts["ticks"] is None
+
+
+def test_colours_that_were_asked_for_are_recognised_when_they_come() -> None:
+    figures, told = evaluate_car.prompts(Painter(), SIZE, 0, 8)
+    assert figures["recognised"] == 1 and figures["ticks"] == 4
+    assert all(one.final < 3 for one in told)
+
+
+def test_an_evaluation_has_every_field_and_a_page(tmp_path: Path) -> None:
+    found = evaluate(Frozen(), Settings("car_racing", SIZE, 0, ticks=100, rollouts=2), report=tmp_path / "report")
+    figures = found["scenes"]["car_racing"]
+    named = (
+        "on_road on_road_real stall turn_speed psnr_next psnr_copy psnr_codec follow follow_ceiling turn_sign "
+        "turn_sign_real response_ticks motion_ratio drift drift_ratio collapsed"
+    )
+    assert not set(named.split()) - set(figures)
+    assert figures["psnr_next"] == figures["psnr_copy"] and figures["motion_ratio"] == 0
+    assert figures["follow"] == 0 and figures["follow_ceiling"] == pytest.approx(1)
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(found))
+    page = (tmp_path / "report" / "index.html").read_text()
+    for picture in ("followed.png", "steering.png", "driven.png", "prompts.png"):
+        assert picture in page and (tmp_path / "report" / picture).stat().st_size > 1000
+    assert "on_road" in summary(found)
