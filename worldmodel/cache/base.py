@@ -68,7 +68,7 @@ class Renewal:
 
 
 class Cache(Protocol):
-    """A cache technique. Frozen; knows sizes, holds nothing."""
+    """A cache technique. Frozen; knows sizes, holds nothing. `in_place` writes into the state's own arrays."""
 
     clean_apart: ClassVar[bool]  # whether `read` answers clean queries differently
 
@@ -86,14 +86,23 @@ class Cache(Protocol):
         clean: whether the queries are the finished frames about to be committed, which some techniques treat apart.
         """
 
-    def commit(self, state: State, fresh: State, in_place: bool = False) -> State:
-        """Store one finished block; fresh["kv.NAME"]: [batch, layers, chunk, tokens, heads, head_dim]."""
+    def make_room(self, state: State, in_place: bool = False) -> State:
+        """What the state becomes when the oldest frames leave for the next block: a sink may take something of them."""
+
+    def fill(self, state: State, fresh: State, in_place: bool = False) -> State:
+        """Store one finished block where room was made; fresh["kv.NAME"]: [batch, layers, chunk, tokens, heads, D]."""
 
     def book(self, state: State) -> State:
-        """The bookkeeping after a commit, without the arrays: what a pass sees in which the commit rides along."""
+        """The bookkeeping of `fill` without the arrays: for a pass in which the commit rides along."""
 
     def renew(self, state: State, keep_sink: bool) -> Renewal:
         """What a prompt switch computes again."""
+
+
+def commit(cache: Cache, state: State, fresh: State, in_place: bool = False) -> State:
+    """Store one finished block."""
+    roomy = cache.make_room(state, in_place)
+    return cache.fill(roomy, fresh, in_place=in_place or roomy is not state)
 
 
 def empty_slots(cache: Cache, batch: int, device: torch.device | str = "cpu") -> State:

@@ -42,12 +42,15 @@ class EmaSink(RelativeSinkWindow):
         valid = torch.cat([(reading.valid | absent)[:, : self.sink], reading.valid[:, self.sink :]], 1)
         return replace(reading, valid=valid, partner=beside, weight=torch.cat([weight, rest], 1))
 
-    def commit(self, state: State, fresh: State, in_place: bool = False) -> State:
+    def make_room(self, state: State, in_place: bool = False) -> State:
         leaving, weight = self._fusion(state)
         sink = count_up(self.sink, leaving).expand_as(leaving)
         view = Reading(sink, sink, sink, sink >= 0, sink, partner=leaving, weight=weight)
-        fused = {name: write(state[name], sink, gather(state[name], view), in_place=in_place) for name in fresh}
-        return super().commit({**state, **fused}, fresh, in_place=True)  # `fused` is ours already
+        stores = [name for name in state if name.startswith("kv.")]
+        return {
+            **state,
+            **{name: write(state[name], sink, gather(state[name], view), in_place=in_place) for name in stores},
+        }
 
     def _fusion(self, state: State) -> tuple[Tensor, Tensor]:
         """Slots of the frames that meet the sink's frames, [batch, sink], and the weights of both, [batch, sink, 2]."""

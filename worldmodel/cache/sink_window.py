@@ -29,7 +29,8 @@ class SinkWindow:
             raise SpecError(f"cache.chunk must be at least 1 and cache.sink at least 0: got {self.chunk}, {self.sink}")
         if self.window < self.sink + self.chunk:
             raise SpecError(
-                f"cache.window must hold the sink and one chunk: got {self.window}, need at least {self.sink + self.chunk}"
+                f"cache.window must hold the sink and one chunk: got {self.window}, "
+                f"need at least {self.sink + self.chunk}"
             )
 
     clean_apart: ClassVar[bool] = False
@@ -71,10 +72,13 @@ class SinkWindow:
         """
         return frame - following + following.clamp(max=self.window - self.chunk)
 
-    def commit(self, state: State, fresh: State, in_place: bool = False) -> State:
+    def make_room(self, state: State, in_place: bool = False) -> State:
+        """Nothing is kept of what leaves; it is overwritten."""
+        return state
+
+    def fill(self, state: State, fresh: State, in_place: bool = False) -> State:
         following = state["cache.next"][:, None]
-        frames = following + count_up(self.chunk, following)
-        slots = self.slot(frames)
+        slots = self.slot(following + count_up(self.chunk, following))
         stored = {name: write(state[name], slots, value, in_place=in_place) for name, value in fresh.items()}
         return {**self.book(state), **stored}
 

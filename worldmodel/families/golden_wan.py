@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.cache.attention import Group, Seen, rotate
-from worldmodel.cache.base import State
+from worldmodel.cache.base import State, commit
 from worldmodel.cache.ema_sink import EmaSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.cache.sink_window import RelativeSinkWindow, SinkWindow
@@ -135,7 +135,7 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
         flow, fresh = model(latents, model.levels(timesteps), (group,), Conditions(cross))
         outputs |= {f"cached.{call}_flow": flow, f"cached.{call}_x0": _clean(case, latents, flow, timesteps)}
         if call != "block1":  # its place is taken by the next call
-            state = cache.commit(state, fresh)
+            state = commit(cache, state, fresh)
     for layer in range(model.spec.layers):
         outputs[f"cached.final_k.layer{layer}"] = cached(stream, state, "self", "k", layer)[:1]
         outputs[f"cached.final_v.layer{layer}"] = cached(stream, state, "self", "v", layer)[:1]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -55,8 +56,8 @@ class Stream:
             raise SpecError("this schedule has no commit pass to fuse: its cache keeps the last noisy pass")
         if self.fused and isinstance(self.cache, EmaSink) and self.cache.ring < 2 * self.cache.chunk:
             raise SpecError(
-                "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same pass; "
-                f"cache.window must be at least sink + 2 chunks = {self.cache.sink + 2 * self.cache.chunk}"
+                "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same "
+                f"pass; cache.window must be at least sink + 2 chunks = {self.cache.sink + 2 * self.cache.chunk}"
             )
 
     # -- states --------------------------------------------------------------------------------------------------------
@@ -175,16 +176,19 @@ class Stream:
         """Drop what is in flight: the action it was made for has changed."""
         return {**state, "phase": torch.zeros_like(state["phase"]), "reprimed": torch.ones_like(state["reprimed"])}
 
-    def recache(self, state: State, prompt: Tensor, keep_sink: bool = True, steer: Steer | None = None) -> State:
+    def recache(
+        self, state: State, prompt: Tensor, keep_sink: bool = True, causal: bool = False, steer: Steer | None = None
+    ) -> State:
         """Switch the prompt: the cached frames are computed again under it (LongLive's KV-recache, arXiv:2509.22622).
 
         keep_sink: the sink keeps what the first prompt made of it, once frames have left the cache.
+        causal: every block sees itself and what is before it, as when it was made; otherwise all see all.
         steer: per-frame conditions [batch, window, …] of the last frames, the newest last.
         """
         walk = _Walk(self, state)
         walk.flush()
         walk.state = self.prompted(walk.state, prompt)
-        walk.renew(keep_sink, steer or {})
+        walk.renew(keep_sink, causal, steer or {})
         return walk.state
 
     # -- what does not change ------------------------------------------------------------------------------------------
@@ -220,7 +224,8 @@ class _Walk:
         """Hand the finished block to the cache, now or with the next pass."""
         if self.stream.schedule.commit == "last":
             chunk = self.stream.cache.chunk
-            self._store({branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, latents)
+            self._make_room()
+            self._fill({branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, latents)
         elif self.stream.fused:
             self.state.update({f"pending.{name}": part for name, part in steer.items()})
             self.state["pending"], self.state["pending.full"] = latents, torch.ones_like(self.state["phase"])
@@ -231,7 +236,8 @@ class _Walk:
         """The cache pass: run the clean block once more and keep its keys and values."""
         level = (self.stream.commit_level,)
         self._pass(latents, level, steer, lambda branch: (self._clean(branch),))
-        self._store(self.fresh, latents)
+        self._make_room()
+        self._fill(self.fresh, latents)
 
     def flush(self) -> None:
         """Commit the waiting block in a pass of its own."""
@@ -239,27 +245,35 @@ class _Walk:
             self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
             self.commit(self.state["pending"], self._pending_steer())
 
-    def renew(self, keep_sink: bool, steer: Steer) -> None:
+    def renew(self, keep_sink: bool, causal: bool, steer: Steer) -> None:
         """Compute the cached frames again; they see each other and what stays."""
         stream, state = self.stream, self.state
         renewal = stream.cache.renew(state, keep_sink)
         wanted = renewal.live.any(0)
         if not wanted.any():
             return
+        self._own()
+        state = self.state
         frames, live, slots = (part[:, wanted] for part in (renewal.frames, renewal.live, renewal.slots))
         place = (frames % stream.cache.slots).clamp(min=0)
         latents = torch.stack([row[at] for row, at in zip(state["recent"], place, strict=True)])
         levels = stream.levels((stream.commit_level,) * latents.shape[1])
-        turns = stream.model.turns(renewal.context.query_positions[:, wanted], stream.size)
-        own = Seen(slice(None), turns, None if live.all() else live)
+        positions = renewal.context.query_positions[:, wanted]
+        count = latents.shape[1]
+        begins = [i for i in range(1, count) if causal and int(frames[0, i]) % stream.cache.chunk == 0]
+        edges = [0, *begins, count]
         conditions = {name: part[:, wanted] for name, part in steer.items()}
         for branch in stream.branches:
-            group = Group(
-                slice(None), turns, (own,), stream.model.context(self._branch(branch), renewal.context, stream.size)
-            )
-            _, fresh = stream.model(latents, levels, (group,), self._conditions(branch, conditions))
+            context = stream.model.context(self._branch(branch), renewal.context, stream.size)
+            groups = []
+            for start, end in pairwise(edges):
+                place, before = slice(start, end), slice(0, end)
+                shown = None if live.all() else live[:, before]
+                seen = Seen(before, stream.model.turns(positions[:, before], stream.size), shown)
+                groups.append(Group(place, stream.model.turns(positions[:, place], stream.size), (seen,), context))
+            _, fresh = stream.model(latents, levels, tuple(groups), self._conditions(branch, conditions))
             for name, value in fresh.items():
-                state[branch + name] = write(state[branch + name], slots, value, live, in_place=self.owned)
+                state[branch + name] = write(state[branch + name], slots, value, live, in_place=True)
         held = [
             row.scatter(0, at[on], new[on])
             for row, at, on, new in zip(state["cache.frame"], slots, live, frames, strict=True)
@@ -293,9 +307,13 @@ class _Walk:
         fresh = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
         if not all((mask == mask[:1]).all() for mask in fresh):
             return None
+        clean = {
+            branch: self._clean(branch) for branch in stream.branches
+        }  # before room is made for the block after it
+        self._make_room()
 
         def groups(branch: str) -> tuple[Group, ...]:
-            made = [self._clean(branch)]
+            made = [clean[branch]]
             for (frames, reading), mask in zip(readings, fresh, strict=True):
                 turns = stream.model.turns(reading.query_positions, stream.size)
                 here = slice(frames.start + chunk, frames.stop + chunk)
@@ -313,9 +331,8 @@ class _Walk:
 
         flow = self._pass(torch.cat([self.state["pending"], seen], 1), (stream.commit_level, *row), both, groups)
         self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
-        self._store(
-            {branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, self.state["pending"]
-        )
+        committed = {branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}
+        self._fill(committed, self.state["pending"])
         self.fresh = {branch: _frames(fresh, slice(chunk, None)) for branch, fresh in self.fresh.items()}
         return flow[:, chunk:]
 
@@ -350,18 +367,30 @@ class _Walk:
             self.contexts[key] = reading, self.stream.model.context(self._branch(branch), reading, self.stream.size)
         return self.contexts[key]
 
-    def _store(self, fresh: dict[str, State], latents: Tensor) -> None:
-        """Commit keys and values of all branches, and remember the latents."""
+    def _own(self) -> None:
+        """Make the caches' arrays this tick's own, so that they may be written."""
+        if not self.owned:
+            self.state.update({name: value.clone() for name, value in self.state.items() if _stored(name)})
+            self.owned = True
+
+    def _make_room(self) -> None:
+        """The oldest frames leave for the block that waits."""
+        self._own()
+        for branch in self.stream.branches:
+            after = self.stream.cache.make_room(self._branch(branch), in_place=True)
+            self.state.update({branch + name: value for name, value in after.items() if name.startswith("kv.")})
+
+    def _fill(self, fresh: dict[str, State], latents: Tensor) -> None:
+        """Store keys and values of all branches, and remember the latents."""
         cache, state = self.stream.cache, self.state
         following = state["cache.next"][:, None]
         place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
-        recent = write(state["recent"][:, None], place, latents[:, None], in_place=self.owned)[:, 0]
+        recent = write(state["recent"][:, None], place, latents[:, None], in_place=True)[:, 0]
         stored: State = {}
         for branch in self.stream.branches:
-            after = cache.commit(self._branch(branch), fresh[branch], in_place=self.owned)
+            after = cache.fill(self._branch(branch), fresh[branch], in_place=True)
             stored.update({branch + name: after[name] for name in fresh[branch]})
         self.state = {**cache.book(state), **stored, "recent": recent}
-        self.owned = True  # whatever is in the state now was made by this tick
         self.contexts.clear()
 
     # -- parts of the state --------------------------------------------------------------------------------------------
@@ -391,3 +420,8 @@ class _Walk:
 
 def _frames(fresh: State, which: slice) -> State:
     return {name: value[:, :, which] for name, value in fresh.items()}
+
+
+def _stored(name: str) -> bool:
+    """Whether a part of the state is written slot by slot."""
+    return name == "recent" or name.removeprefix("uncond.").startswith("kv.")
