@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from worldmodel.families.diamond import DiamondSpec, DiamondWorld, matches, to_levels
+from worldmodel.families.diamond import DiamondSpec, DiamondWorld, from_bytes, matches, rename, to_bytes, to_levels
+from worldmodel.families.family import zero_state
 from worldmodel.families.golden import check, read_case
 from worldmodel.families.golden_diamond import spec_of
 
@@ -55,7 +56,7 @@ def test_players_in_a_batch_play_as_if_alone(world):
 
 
 def test_a_game_goes_on_from_a_saved_state(world):
-    _, state = world(world.empty_state(1), pressed(2), torch.empty(0), noise(1))
+    _, state = world(zero_state(world, 1), pressed(2), torch.empty(0), noise(1))
     restored = load(save(state))
     frame, _ = world(state, pressed(4), torch.empty(0), noise(2))
     assert torch.equal(world(restored, pressed(4), torch.empty(0), noise(2))[0], frame)
@@ -63,7 +64,7 @@ def test_a_game_goes_on_from_a_saved_state(world):
 
 def test_nothing_pressed_is_action_zero(world):
     nothing, zero = torch.zeros(1, SMALL.num_actions), pressed(0)
-    frames = [world(world.empty_state(1), action, torch.empty(0), noise(1))[0] for action in (nothing, zero)]
+    frames = [world(zero_state(world, 1), action, torch.empty(0), noise(1))[0] for action in (nothing, zero)]
     assert torch.equal(*frames)
 
 
@@ -71,14 +72,14 @@ def test_nothing_pressed_is_action_zero(world):
 def test_a_start_takes_the_latest_pictures_and_repeats_the_first(world, given, remembered):
     pictures = torch.tensor([10, 20, 30], dtype=torch.uint8)[:given].view(1, -1, 1, 1, 1).expand(1, given, 7, 5, 3)
     state = world.start(pictures)
-    assert ((state["pictures"][0, :, 0, 0, 0] + 1) * 127.5).round().tolist() == remembered
+    assert state["pictures"][0, :, 0, 0, 0].tolist() == remembered
 
 
-def test_a_frame_lies_on_the_256_levels(world):
-    frame, state = world(world.empty_state(1), pressed(1), torch.empty(0), noise(1))
-    newest = state["pictures"][:, -1].movedim(1, -1)
-    torch.testing.assert_close(newest, frame / 255 * 2 - 1)
-    assert to_levels(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
+def test_pictures_are_remembered_as_they_were_shown():
+    """All 256 levels survive the way to bytes and back; what lies outside is clamped."""
+    levels = to_levels(torch.linspace(-1.2, 1.2, 2000)).view(1, 1, 1, -1).unique().view(1, 1, 1, -1)
+    assert levels.numel() == 256
+    torch.testing.assert_close(from_bytes(to_bytes(levels)), levels)
 
 
 def test_two_heun_steps_look_twice_where_euler_looks_once():
@@ -88,17 +89,23 @@ def test_two_heun_steps_look_twice_where_euler_looks_once():
         world = DiamondWorld(DiamondSpec(**{**vars(SMALL), "order": order, "num_steps": 2})).eval()
         seen = []
         world.denoiser.inner_model.register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        world(world.empty_state(1), pressed(0), torch.empty(0), noise(1))
+        world(zero_state(world, 1), pressed(0), torch.empty(0), noise(1))
         looks[order] = len(seen)
     assert looks == {1: 2, 2: 3}
 
 
 def test_an_agents_file_is_recognised_with_its_sizes():
     case = read_case(GOLDEN)
-    found = matches({f"denoiser.{name}": tuple(tensor.shape) for name, tensor in case.weights.items()})
+    found = matches({f"denoiser.{name}": tuple(tensor.shape) for name, tensor in case.weights.items()}, {})
     # What no shape tells (picture size, noise levels) has the published values.
     assert found == DiamondSpec(**{**vars(spec_of(case.meta)), "height": 64, "width": 64})
 
 
 def test_another_familys_file_is_not_recognised():
-    assert matches({"patch_embedding.weight": (1536, 16, 1, 2, 2)}) is None
+    assert matches({"patch_embedding.weight": (1536, 16, 1, 2, 2)}, {}) is None
+
+
+def test_only_the_denoiser_of_an_agents_file_is_kept():
+    one = torch.ones(1)
+    names = ("denoiser.inner_model.conv_in.bias", "rew_end_model.conv.bias", "actor_critic.lstm.bias")
+    assert list(rename(dict.fromkeys(names, one))) == [names[0]]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from worldmodel.errors import SpecError
+from worldmodel.errors import CheckpointError, SpecError
+from worldmodel.families.family import State, zero_state
 from worldmodel.families.golden import check, read_case
-from worldmodel.families.waypoint import State, WaypointWorld, visible
-from worldmodel.families.waypoint_ae import WaypointAe, WaypointAeSpec, fuse
-from worldmodel.families.waypoint_ae import matches as matches_ae
-from worldmodel.families.waypoint_spec import WaypointSpec, matches, spec_of
+from worldmodel.families.waypoint import WaypointWorld, WaypointWorldSpec, keep, matches, rename, visible
+from worldmodel.families.waypoint_ae import WaypointAeSpec, fuse
+from worldmodel.families.waypoint_spec import WaypointSpec, spec_of
 from worldmodel.families.waypoint_transformer import WaypointTransformer
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -21,7 +21,7 @@ SMALL = WaypointSpec(
     n_heads=2,
     n_kv_heads=1,
     n_layers=2,
-    mlp_ratio=2,
+    mlp_hidden=64,
     channels=3,
     height=2,
     width=2,
@@ -54,7 +54,7 @@ SMALL_AE = WaypointAeSpec(
 @pytest.fixture(scope="module")
 def world() -> WaypointWorld:
     torch.manual_seed(0)
-    world = WaypointWorld(SMALL, SMALL_AE).eval().requires_grad_(False)
+    world = WaypointWorld(WaypointWorldSpec(SMALL, SMALL_AE)).eval().requires_grad_(False)
     torch.nn.init.constant_(world.model.transformer.blocks[1].attn.v_lamb, 0.3)
     return world
 
@@ -82,14 +82,18 @@ def test_it_gives_what_the_public_engine_gave(case):
 )  # fmt: skip
 def test_a_frame_sees_kept_frames_but_not_the_slot_it_will_take(world, frame, local, every_second):
     """Rings of 3 frames, and of 4 that hold every second frame."""
-    state = play(world, world.empty_state(1), frame)
+    # A frame's number is written into the ring where its keys would go.
+    state = zero_state(world, 1)
+    for number in range(frame):
+        stamp = torch.full((1, 4, 1, 16), float(number))
+        state = keep(SMALL, state, [(stamp, stamp), (stamp, stamp)])
     for layer, expected in ((1, local), (0, every_second)):
-        seen = state[f"position.{layer}"][visible(SMALL, state, layer)]
+        seen = state[f"kv.{layer}"][0, 0, :, 0, 0, 0][visible(SMALL, state["frame"], layer)[0]]
         assert sorted(seen.tolist()) == expected
 
 
 def test_players_at_different_times_share_a_batch(world):
-    alone = [play(world, world.empty_state(1), frames, seed=frames) for frames in (0, 1, 7)]
+    alone = [play(world, zero_state(world, 1), frames, seed=frames) for frames in (0, 1, 7)]
     together = {name: torch.cat([state[name] for state in alone]) for name in alone[0]}
     action, prompt = torch.rand(3, 7), torch.randn(3, 3, 16)
     noise = torch.randn(3, 1, 3, 4, 4, generator=torch.Generator().manual_seed(4))
@@ -102,13 +106,13 @@ def test_players_at_different_times_share_a_batch(world):
 
 
 def test_a_game_goes_on_from_a_saved_state(world):
-    whole = play(world, world.empty_state(1), 6)
-    half = load(save(play(world, world.empty_state(1), 3)))
+    whole = play(world, zero_state(world, 1), 6)
+    half = load(save(play(world, zero_state(world, 1), 3)))
     assert all(torch.equal(tensor, whole[name]) for name, tensor in play(world, half, 3).items())
 
 
 def test_keys_mouse_and_prompt_change_the_frame(world):
-    state, noise = play(world, world.empty_state(1), 2), torch.zeros(1, 1, 3, 4, 4)
+    state, noise = play(world, zero_state(world, 1), 2), torch.zeros(1, 1, 3, 4, 4)
     prompts, actions = torch.full((1, 3, 16), 0.5), torch.zeros(1, 7)
     plain, _ = world(state, actions, prompts, noise)
     for changed in (actions.index_fill(1, torch.tensor([0]), 1.0), actions.index_fill(1, torch.tensor([3]), 1.0)):
@@ -118,9 +122,7 @@ def test_keys_mouse_and_prompt_change_the_frame(world):
 
 def test_the_game_outlasts_the_public_position_table(world):
     """The public engine's table of positions ends at frame 4096; here a position is a number."""
-    late = {**play(world, world.empty_state(1), 8), "frame": torch.tensor([5000])}
-    late = {name: t + 4992 if name.startswith("position") else t for name, t in late.items()}
-    after = play(world, late, 3)
+    after = play(world, {**play(world, zero_state(world, 1), 8), "frame": torch.tensor([5000])}, 3)
     assert after["frame"].tolist() == [5003]
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
 
@@ -136,15 +138,15 @@ def test_pictures_start_a_game(world):
 def test_a_world_without_prompt_and_controller_plays():
     without = {"ctrl_conditioning_period": None, "prompt_conditioning_period": None, "noise_conditioning": "dit"}
     spec = replace(SMALL, gated_attn=False, value_residual=False, **without)
-    world = WaypointWorld(spec, SMALL_AE).eval().requires_grad_(False)
-    assert play(world, world.empty_state(1), 2)["frame"].tolist() == [2]
+    world = WaypointWorld(WaypointWorldSpec(spec, SMALL_AE)).eval().requires_grad_(False)
+    assert play(world, zero_state(world, 1), 2)["frame"].tolist() == [2]
 
 
 def test_the_published_sizes_are_recognised():
     with torch.device("meta"):
-        model, ae = WaypointTransformer(WaypointSpec()), WaypointAe(WaypointAeSpec())
-    assert matches(shapes_of(model)) == WaypointSpec()
-    assert matches_ae(shapes_of(ae)) == WaypointAeSpec()
+        world = WaypointWorld(WaypointWorldSpec())
+    public = {name.removeprefix("model.").removeprefix("ae."): shape for name, shape in shapes_of(world).items()}
+    assert matches(public, {}) == WaypointWorldSpec()
 
 
 def test_what_no_shape_tells_comes_from_the_config():
@@ -155,9 +157,24 @@ def test_what_no_shape_tells_comes_from_the_config():
 
 
 def test_another_familys_file_is_not_recognised():
-    other = {"patch_embedding.weight": (1536, 16, 1, 2, 2)}
-    assert matches(other) is None
-    assert matches_ae(other) is None
+    assert matches({"patch_embedding.weight": (1536, 16, 1, 2, 2)}, {}) is None
+
+
+def test_public_names_become_the_modules(world):
+    weights = {name.removeprefix("model.").removeprefix("ae."): tensor for name, tensor in world.state_dict().items()}
+    assert set(rename(weights)) == set(world.state_dict())
+
+
+def test_shared_matrices_that_differ_are_refused(world):
+    weights = {name.removeprefix("model."): tensor for name, tensor in world.state_dict().items()}
+    name = "transformer.blocks.1.cond_head.cond_proj.3.weight"
+    with pytest.raises(CheckpointError, match=name):
+        rename({**weights, name: weights[name] + 1})
+
+
+def test_generator_and_autoencoder_of_different_worlds_are_refused():
+    with pytest.raises(SpecError, match="not of one world"):
+        WaypointWorldSpec(SMALL, WaypointAeSpec())
 
 
 def test_weight_normalised_convolutions_are_multiplied_out():

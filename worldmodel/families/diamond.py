@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.errors import SpecError
-
-State = dict[str, Tensor]
+from worldmodel.families.family import About, Button, Shapes, State, StateShapes
 
 HEAD_DIM = 8  # of the attention blocks
 
@@ -64,7 +63,7 @@ class DiamondSpec:
         return (*((top + i / max(self.num_steps - 1, 1) * (bottom - top)) ** self.rho for i in steps), 0.0)
 
 
-def matches(shapes: Mapping[str, tuple[int, ...]]) -> DiamondSpec | None:
+def matches(shapes: Shapes, config: Mapping[str, Any]) -> DiamondSpec | None:
     """The spec of an Atari agent's file, from its keys and shapes; None if it is something else."""
     at = {key.removeprefix("denoiser."): shape for key, shape in shapes.items()}
     needed = ("inner_model.act_emb.0.weight", "inner_model.conv_in.weight", "inner_model.conv_out.weight",
@@ -91,6 +90,17 @@ def matches(shapes: Mapping[str, tuple[int, ...]]) -> DiamondSpec | None:
 _DOWN_BLOCK = r"inner_model\.unet\.d_blocks\.(\d+)\.resblocks\.(\d+)\.conv1\.weight"
 
 
+def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The denoiser's part of an agent's file, whose reward model and policy are not needed to play."""
+    if any(name.startswith("denoiser.") for name in weights):
+        return {name: tensor for name, tensor in weights.items() if name.startswith("denoiser.")}
+    return {f"denoiser.{name}": tensor for name, tensor in weights.items()}
+
+
+def build(spec: DiamondSpec) -> DiamondWorld:
+    return DiamondWorld(spec)
+
+
 class DiamondWorld(nn.Module):
     """Plays the denoiser: `frame, state' = tick(state, action, prompt, noise)`."""
 
@@ -99,37 +109,81 @@ class DiamondWorld(nn.Module):
         self.spec = spec
         self.denoiser = Denoiser(spec)
 
-    def empty_state(self, batch: int) -> State:
-        """Black pictures and no action.
+    @property
+    def about(self) -> About:
+        spec = self.spec
+        return About(
+            title="DIAMOND",
+            tick_hz=15.0,  # Atari's 60 Hz, every fourth picture
+            height=spec.height,
+            width=spec.width,
+            buttons=_buttons(spec.num_actions),
+            action_dim=spec.num_actions,
+            noise_shape=(1, spec.img_channels, spec.height, spec.width),
+            prompt_shape=(1, 1),
+        )
 
-        `pictures` [batch, past, channels, height, width] in [−1, 1], oldest first. `actions` int64 [batch, past − 1].
-        """
-        spec, like = self.spec, self.denoiser.inner_model.conv_in.weight
+    def state_shapes(self) -> StateShapes:
+        """`pictures` [1, past, height, width, channels], the latest ones shown, oldest first, and all `actions` but the
+        next [1, past − 1]. All zero: black, and nothing pressed."""
+        spec = self.spec
         past = spec.num_steps_conditioning
         return {
-            "pictures": like.new_full((batch, past, spec.img_channels, spec.height, spec.width), -1.0),
-            "actions": torch.zeros(batch, past - 1, dtype=torch.int64, device=like.device),
+            "pictures": ((1, past, spec.height, spec.width, spec.img_channels), torch.uint8),
+            "actions": ((1, past - 1), torch.int64),
         }
 
     def start(self, pictures: Tensor) -> State:
-        """The state after real pictures, uint8 [batch, frames, height, width, 3]; the first fills what is missing."""
-        state = self.empty_state(pictures.shape[0])
-        past = self.spec.num_steps_conditioning
-        seen = pictures[:, -past:].movedim(-1, -3).to(state["pictures"]) / 127.5 - 1
+        """The state after pictures uint8 [batch, frames, height, width, channels]; the first fills what is missing."""
+        batch, past = pictures.shape[0], self.spec.num_steps_conditioning
+        seen = pictures[:, -past:]
         filler = seen[:, :1].expand(-1, past - seen.shape[1], -1, -1, -1)
-        return {**state, "pictures": torch.cat([filler, seen], dim=1)}
+        actions = torch.zeros(batch, past - 1, dtype=torch.int64, device=pictures.device)
+        return {"pictures": torch.cat([filler, seen], dim=1), "actions": actions}
 
     def forward(self, state: State, action: Tensor, prompt: Tensor, noise: Tensor) -> tuple[Tensor, State]:
         """Make the next picture.
 
-        action: [batch, num_actions], the pressed one largest; nothing pressed is action 0 (no-op). prompt: not used.
+        action: [batch, num_actions], the pressed one largest; nothing pressed is action 0, no-op. prompt: not used.
         noise: [batch, 1, channels, height, width], standard normal. Returns uint8 [batch, height, width, channels].
         """
         actions = torch.cat([state["actions"], action.argmax(dim=1, keepdim=True)], dim=1)
-        picture = self.denoiser.sample(state["pictures"], actions, noise[:, 0])
-        frame = ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-        pictures = torch.cat([state["pictures"][:, 1:], picture.unsqueeze(1)], dim=1)
+        picture = self.denoiser.sample(from_bytes(state["pictures"], noise.dtype), actions, noise[:, 0])
+        frame = to_bytes(picture)
+        pictures = torch.cat([state["pictures"][:, 1:], frame.unsqueeze(1)], dim=1)
         return frame, {**state, "pictures": pictures, "actions": actions[:, 1:]}
+
+    def recache(self, state: State, prompt: Tensor) -> State:
+        """There is no prompt to renew anything for."""
+        return state
+
+
+def from_bytes(pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[..., channels, height, width] in [−1, 1] of uint8 [..., height, width, channels]."""
+    return pictures.movedim(-1, -3).to(dtype) / 255 * 2 - 1
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """uint8 [..., height, width, channels]. What lies on the 256 levels comes back exactly."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+
+
+# The full set of the Arcade Learning Environment. Games with fewer actions use some of them, a file does not say which.
+ATARI = (
+    "noop", "fire", "up", "right", "left", "down", "up_right", "up_left", "down_right", "down_left", "up_fire",
+    "right_fire", "left_fire", "down_fire", "up_right_fire", "up_left_fire", "down_right_fire", "down_left_fire",
+)  # fmt: skip
+
+
+def _buttons(num_actions: int) -> tuple[Button, ...]:
+    """A button per action but the first, which is no button pressed."""
+    names = ATARI if num_actions == len(ATARI) else tuple(f"action_{action}" for action in range(num_actions))
+    keys = {"fire": ("space",), "up": ("up",), "right": ("right",), "left": ("left",), "down": ("down",)}
+    return tuple(
+        Button(name, keys.get(name, (str(action),) if action < 10 else ()), action)
+        for action, name in enumerate(names)
+        if action
+    )
 
 
 class Denoiser(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.errors import SpecError
-from worldmodel.families.diamond import DiamondSpec, DiamondWorld
+from worldmodel.families.diamond import DiamondSpec, DiamondWorld, from_bytes, to_bytes
 from worldmodel.families.loading import load_strictly
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ def run(case: Case) -> dict[str, Tensor]:
     """Kind `diamond_step`: play `run.frames` ticks."""
     world = DiamondWorld(spec_of(case.meta)).eval()
     load_strictly(world.denoiser, case.weights, case.name)
-    actions = torch.cat([case.inputs["act"], case.inputs["next_act"]], dim=1)
-    past, frames = world.spec.num_steps_conditioning, []
-    state = {"pictures": case.inputs["obs"], "actions": actions[:, : past - 1]}
-    for frame in range(case.meta["run"]["frames"]):
+    past, count = world.spec.num_steps_conditioning, case.meta["run"]["frames"]
+    actions = torch.cat([case.inputs["act"], case.inputs["next_act"]], dim=1) if count > 1 else case.inputs["act"]
+    state = {"pictures": to_bytes(case.inputs["obs"]), "actions": actions[:, : past - 1]}
+    frames = []
+    for frame in range(count):
         pressed = torch.nn.functional.one_hot(actions[:, past - 1 + frame], world.spec.num_actions).float()
-        _, state = world(state, pressed, torch.empty(0), case.inputs["noise"][:, frame : frame + 1])
-        frames.append(state["pictures"][:, -1])
+        picture, state = world(state, pressed, torch.empty(0), case.inputs["noise"][:, frame : frame + 1])
+        frames.append(from_bytes(picture))
     return {
         **_first_frame(world, case),
         "frames": torch.stack(frames, dim=1),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from worldmodel.families.family import zero_state
 from worldmodel.families.loading import load_strictly
 from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, remember
 from worldmodel.families.open_oasis_dit import DitSpec
@@ -25,7 +26,7 @@ def run(case: Case) -> dict[str, Tensor]:
     run, prompt = case.meta["run"], pictures.shape[1]
     latents = list(world.vae.encode(2 * pictures.flatten(0, 1) - 1).unflatten(0, pictures.shape[:2]).unbind(1))
     outputs = {"prompt_latents": torch.stack(latents, dim=1), "schedule.alphas_cumprod": world.spec.alphas_cumprod()}
-    state = world.empty_state(len(pictures))
+    state = zero_state(world, len(pictures))
     for frame, latent in enumerate(latents):
         state = remember(state, latent, actions[:, frame])
     for frame in range(prompt, run["total_frames"]):

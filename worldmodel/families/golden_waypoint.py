@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from worldmodel.errors import SpecError
+from worldmodel.families import waypoint_ae
+from worldmodel.families.family import State
 from worldmodel.families.loading import load_strictly
-from worldmodel.families.waypoint import State, Step, clean_keys, empty_state, keep, steps, visible
-from worldmodel.families.waypoint_ae import WaypointAe, fuse, matches, to_unit
+from worldmodel.families.waypoint import Step, clean_keys, filled, keep, state_shapes, steps, visible
+from worldmodel.families.waypoint_ae import WaypointAe, fuse, to_unit
 from worldmodel.families.waypoint_spec import WaypointSpec, spec_of
 from worldmodel.families.waypoint_transformer import KeyValue, WaypointTransformer
 
@@ -28,7 +31,8 @@ def run(case: Case) -> dict[str, Tensor]:
     )
     prompt = inputs["prompt_embeds"] if "prompt_embeds" in inputs else torch.zeros(batch, 0, spec.prompt_embedding_dim)
     outputs: dict[str, Tensor] = {"sigmas": torch.tensor(spec.sigmas)}
-    state, latents = empty_state(model, batch), []
+    state = {name: torch.zeros(batch, *shape[1:], dtype=dtype) for name, (shape, dtype) in state_shapes(model).items()}
+    latents: list[Tensor] = []
     keys: list[KeyValue] = []
     for frame in range(plan["frames"]):
         told = model.told(controls[frame].expand(batch, -1), prompt.expand(batch, -1, -1))
@@ -54,6 +58,11 @@ def _model(case: Case) -> WaypointTransformer:
     return model
 
 
+def _controls(inputs: Mapping[str, Tensor]) -> Tensor:
+    """[frames, controls]."""
+    return torch.cat([inputs["mouse"], inputs["buttons"].float(), inputs["scroll"].float().sign().unsqueeze(1)], dim=1)
+
+
 def _inside(spec: WaypointSpec, state: State, name: str, walked: list[Step], layers: list[int]) -> dict[str, Tensor]:
     """A frame's denoising steps, and which slots it saw. The public code gives a ring all slots of its window, and one
     slot at the end for the frame itself."""
@@ -61,7 +70,7 @@ def _inside(spec: WaypointSpec, state: State, name: str, walked: list[Step], lay
     for n, step in enumerate(walked):
         outputs[f"{name}.step{n}.x"], outputs[f"{name}.step{n}.v"] = step.x.unsqueeze(1), step.velocity.unsqueeze(1)
     for layer in layers:
-        seen = visible(spec, state, layer)[0].long()
+        seen = visible(spec, state["frame"], layer)[0].long()
         outputs[f"{name}.layer{layer}.visible_slots"] = _public_ring(
             spec, layer, seen, torch.ones(1, dtype=torch.int64)
         )
@@ -76,7 +85,7 @@ def _caches(spec: WaypointSpec, state: State, keys: list[KeyValue], layers: list
         for part, kept, last in zip("kv", state[f"kv.{layer}"].unbind(1), keys[layer], strict=True):
             slots = _public_ring(spec, layer, kept.transpose(0, 1), last.unsqueeze(0))
             outputs[f"{name}.{part}"] = slots.transpose(0, 1).flatten(1, 2)
-        written = (state[f"position.{layer}"][0] >= 0).long()
+        written = filled(spec, state["frame"], layer)[0].long()
         outputs[f"{name}.written"] = _public_ring(spec, layer, written, torch.ones(1, dtype=torch.int64))
     return outputs
 
@@ -89,7 +98,7 @@ def _public_ring(spec: WaypointSpec, layer: int, slots: Tensor, own: Tensor) -> 
 
 def run_ae(case: Case) -> dict[str, Tensor]:
     """Kind `waypoint_ae`: pictures encoded, latents decoded; of the decoded pictures, some rows and columns."""
-    spec = matches({name: tuple(tensor.shape) for name, tensor in case.weights.items()})
+    spec = waypoint_ae.spec_of({name: tuple(tensor.shape) for name, tensor in case.weights.items()})
     if spec is None:
         raise SpecError(f"{case.name}: its weights are not those of a Waypoint-1 autoencoder")
     ae = WaypointAe(spec).eval()

@@ -10,23 +10,26 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel.errors import SpecError
+from worldmodel.families.family import About, Button, Shapes, State, StateShapes, zero_state
 from worldmodel.families.open_oasis_dit import Dit, DitSpec, KeyValue
 from worldmodel.families.open_oasis_vae import VitVae, VitVaeSpec
 
-State = dict[str, Tensor]
-
-# The 25 numbers of an action, in the public order; the camera's are in [−1, 1], the others 0 or 1.
-ACTIONS = (
-    "inventory", "escape", "hotbar 1", "hotbar 2", "hotbar 3", "hotbar 4", "hotbar 5", "hotbar 6", "hotbar 7",
-    "hotbar 8", "hotbar 9", "forward", "back", "left", "right", "camera x", "camera y", "jump", "sneak", "sprint",
-    "swap hands", "attack", "use", "pick", "drop",
-)  # fmt: skip
+# The 25 numbers of an action, in the public order, and the keys that press them. The camera has two in [−1, 1], with
+# buttons of their own.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "inventory": ("i",), "menu": (), "hotbar_1": ("1",), "hotbar_2": ("2",), "hotbar_3": ("3",), "hotbar_4": ("4",),
+    "hotbar_5": ("5",), "hotbar_6": ("6",), "hotbar_7": ("7",), "hotbar_8": ("8",), "hotbar_9": ("9",),
+    "forward": ("w",), "back": ("s",), "left": ("a",), "right": ("d",), "camera_x": (), "camera_y": (),
+    "jump": ("space",), "sneak": ("left shift",), "sprint": ("left ctrl",), "swap_hands": ("f",), "attack": ("return",),
+    "use": ("e",), "pick": ("c",), "drop": ("q",),
+}  # fmt: skip
+LOOK = 0.25  # of the camera's full speed, while a look button is held
 
 VAE_HEAD_DIM = 64  # of the published autoencoder
 
@@ -70,48 +73,66 @@ class OpenOasisSpec:
         return (1 - betas).cumprod(0)
 
 
-def matches(shapes: Mapping[str, tuple[int, ...]]) -> OpenOasisSpec | None:
-    """The spec from the keys and shapes of the public files (`oasis500m`, `vit-l-20`), read together under the prefixes
-    `dit.` and `vae.`; None if they are something else.
+def matches(shapes: Shapes, config: Mapping[str, Any]) -> OpenOasisSpec | None:
+    """The spec from the keys and shapes of the two public files (`oasis500m`, `vit-l-20`) together, or None.
 
     Picture size, window and the autoencoder's head size are in no shape: they have the published values.
     """
-    needed = (
-        *(f"dit.{name}" for name in ("x_embedder.proj.weight", "external_cond.weight", "blocks.0.t_attn.to_qkv.weight",
-                                     "blocks.0.s_attn.rotary_emb.freqs", "blocks.0.s_mlp.fc1.weight")),
-        *(f"vae.{name}" for name in ("patch_embed.proj.weight", "quant_conv.weight", "post_quant_conv.weight")),
-    )  # fmt: skip
-    if any(name not in shapes for name in needed):
+    at = {_renamed(name): shape for name, shape in shapes.items()}
+    if "dit.blocks.0.s_attn.rotary_emb.freqs" not in at or "dit.external_cond.weight" not in at:
         return None
-    hidden, channels, patch, _ = shapes["dit.x_embedder.proj.weight"]
-    enc_dim, _, pixels, _ = shapes["vae.patch_embed.proj.weight"]
-    dec_dim, latent_dim = shapes["vae.post_quant_conv.weight"]
-    published = DitSpec()
-    dit = DitSpec(
+    return OpenOasisSpec(_dit_spec(at), _vae_spec(at) if "vae.predictor.weight" in at else VitVaeSpec())
+
+
+def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Public names with `dit.` or `vae.` in front. The rotary frequencies, which all blocks share, stay in block 0."""
+    renamed = {_renamed(name): tensor for name, tensor in weights.items()}
+    repeated = re.compile(r"dit\.blocks\.(?!0\.)\d+\.[st]_attn\.rotary_emb\.freqs")
+    return {name: tensor for name, tensor in renamed.items() if not repeated.fullmatch(name)}
+
+
+def build(spec: OpenOasisSpec) -> OpenOasisWorld:
+    return OpenOasisWorld(spec)
+
+
+def _renamed(name: str) -> str:
+    if name.startswith(("dit.", "vae.")):
+        return name
+    of_dit = name.startswith(("x_embedder.", "t_embedder.", "external_cond.", "blocks.", "final_layer."))
+    return f"dit.{name}" if of_dit else f"vae.{name}"
+
+
+def _dit_spec(at: Shapes) -> DitSpec:
+    hidden, channels, patch, _ = at["dit.x_embedder.proj.weight"]
+    return DitSpec(
         patch_size=patch,
         in_channels=channels,
         hidden_size=hidden,
-        depth=_depth(shapes, r"dit\.blocks\.(\d+)\."),
-        num_heads=hidden // (4 * shapes["dit.blocks.0.s_attn.rotary_emb.freqs"][0]),
-        mlp_ratio=shapes["dit.blocks.0.s_mlp.fc1.weight"][0] / hidden,
-        external_cond_dim=shapes["dit.external_cond.weight"][1],
+        depth=_depth(at, r"dit\.blocks\.(\d+)\."),
+        num_heads=hidden // (4 * at["dit.blocks.0.s_attn.rotary_emb.freqs"][0]),
+        mlp_ratio=at["dit.blocks.0.s_mlp.fc1.weight"][0] / hidden,
+        external_cond_dim=at["dit.external_cond.weight"][1],
     )
-    vae = VitVaeSpec(
+
+
+def _vae_spec(at: Shapes) -> VitVaeSpec:
+    enc_dim, _, pixels, _ = at["vae.patch_embed.proj.weight"]
+    dec_dim, latent_dim = at["vae.post_quant_conv.weight"]
+    return VitVaeSpec(
         latent_dim=latent_dim,
-        input_height=pixels * published.latent_height,
-        input_width=pixels * published.latent_width,
+        input_height=pixels * DitSpec().latent_height,
+        input_width=pixels * DitSpec().latent_width,
         patch_size=pixels,
         enc_dim=enc_dim,
-        enc_depth=_depth(shapes, r"vae\.encoder\.(\d+)\."),
+        enc_depth=_depth(at, r"vae\.encoder\.(\d+)\."),
         enc_heads=enc_dim // VAE_HEAD_DIM,
         dec_dim=dec_dim,
-        dec_depth=_depth(shapes, r"vae\.decoder\.(\d+)\."),
+        dec_depth=_depth(at, r"vae\.decoder\.(\d+)\."),
         dec_heads=dec_dim // VAE_HEAD_DIM,
     )
-    return OpenOasisSpec(dit, vae)
 
 
-def _depth(shapes: Mapping[str, tuple[int, ...]], numbered: str) -> int:
+def _depth(shapes: Shapes, numbered: str) -> int:
     return 1 + max(int(found[1]) for name in shapes if (found := re.match(numbered, name)))
 
 
@@ -124,18 +145,29 @@ class OpenOasisWorld(nn.Module):
         self.dit, self.vae = Dit(spec.dit), VitVae(spec.vae)
         self.alphas = spec.alphas_cumprod().tolist()
 
-    def empty_state(self, batch: int) -> State:
-        """Nothing seen yet.
+    @property
+    def about(self) -> About:
+        dit, vae = self.spec.dit, self.spec.vae
+        return About(
+            title="Open-Oasis",
+            tick_hz=20.0,
+            height=vae.input_height,
+            width=vae.input_width,
+            buttons=_buttons(dit.external_cond_dim),
+            action_dim=dit.external_cond_dim,
+            noise_shape=(1, dit.in_channels, dit.latent_height, dit.latent_width),
+            prompt_shape=(1, 1),
+        )
 
-        `latents` [batch, window, channels, rows, columns] and `actions` [batch, window, action_dim] of the latest
-        clean frames, the newest last; `frame` int64 [batch] counts all frames so far, so slots before it are empty.
-        """
-        dit, like = self.spec.dit, self.dit.external_cond.weight
-        window = dit.max_frames - 1
+    def state_shapes(self) -> StateShapes:
+        """`latents` and `actions` of the latest clean frames, the newest last; `frame` counts all frames so far, and
+        slots before the first are empty."""
+        dit, window = self.spec.dit, self.spec.dit.max_frames - 1
+        dtype = self.dit.external_cond.weight.dtype
         return {
-            "latents": like.new_zeros(batch, window, dit.in_channels, dit.latent_height, dit.latent_width),
-            "actions": like.new_zeros(batch, window, dit.external_cond_dim),
-            "frame": torch.zeros(batch, dtype=torch.int64, device=like.device),
+            "latents": ((1, window, dit.in_channels, dit.latent_height, dit.latent_width), dtype),
+            "actions": ((1, window, dit.external_cond_dim), dtype),
+            "frame": ((1,), torch.int64),
         }
 
     def start(self, pictures: Tensor, actions: Tensor) -> State:
@@ -145,7 +177,7 @@ class OpenOasisWorld(nn.Module):
         """
         shown = pictures.movedim(-1, -3).to(self.dit.external_cond.weight) / 127.5 - 1
         latents = self.vae.encode(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
-        state = self.empty_state(pictures.shape[0])
+        state = zero_state(self, len(pictures), pictures.device)
         for frame in range(pictures.shape[1]):
             state = remember(state, latents[:, frame], actions[:, frame])
         return state
@@ -159,6 +191,10 @@ class OpenOasisWorld(nn.Module):
         latent = [step.after for step in self.steps(state, action, noise[:, 0])][-1]
         picture = ((self.vae.decode(latent).float() + 1) / 2).clamp(0, 1)
         return (picture * 255).round().to(torch.uint8).movedim(1, -1), remember(state, latent, action)
+
+    def recache(self, state: State, prompt: Tensor) -> State:
+        """There is no prompt to renew anything for."""
+        return state
 
     def steps(self, state: State, action: Tensor, noise: Tensor) -> Iterator[Step]:
         """The denoising steps (DDIM, v prediction) of the next latent from noise [batch, channels, rows, columns]."""
@@ -210,3 +246,18 @@ def remember(state: State, latent: Tensor, action: Tensor) -> State:
         "actions": torch.cat([state["actions"][:, 1:], action.unsqueeze(1)], dim=1),
         "frame": state["frame"] + 1,
     }
+
+
+def _buttons(action_dim: int) -> tuple[Button, ...]:
+    """A button per number of an action, and four to look around."""
+    names = tuple(ACTIONS) if action_dim == len(ACTIONS) else tuple(f"action_{number}" for number in range(action_dim))
+    pressed = [
+        Button(name, ACTIONS.get(name, ()), number)
+        for number, name in enumerate(names)
+        if not name.startswith("camera_")
+    ]
+    if action_dim == len(ACTIONS):
+        pitch, yaw = names.index("camera_x"), names.index("camera_y")
+        pressed += [Button("look_up", ("up",), pitch, -LOOK), Button("look_down", ("down",), pitch, LOOK)]
+        pressed += [Button("look_left", ("left",), yaw, -LOOK), Button("look_right", ("right",), yaw, LOOK)]
+    return tuple(pressed)

@@ -39,9 +39,9 @@ class DitSpec:
     max_frames: int = 32  # the window, the new frame included
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads or self.head_dim % 4:
+        if self.hidden_size % self.num_heads:
             raise SpecError(
-                f"open_oasis.hidden_size must be a multiple of 4 · num_heads={self.num_heads}: got {self.hidden_size}"
+                f"open_oasis.hidden_size must be a multiple of num_heads={self.num_heads}: got {self.hidden_size}"
             )
         if self.latent_height % self.patch_size or self.latent_width % self.patch_size:
             raise SpecError(f"open_oasis: the latent's sides must be multiples of patch_size={self.patch_size}")

@@ -48,7 +48,7 @@ class WaypointAeSpec:
                 )
 
 
-def matches(shapes: Mapping[str, tuple[int, ...]]) -> WaypointAeSpec | None:
+def spec_of(shapes: Mapping[str, tuple[int, ...]]) -> WaypointAeSpec | None:
     """The spec from a file's keys and shapes, before or after `fuse`; None if it is something else."""
     at = {name.replace(_DIRECTION, ".weight"): shape for name, shape in shapes.items() if not name.endswith(_LENGTH)}
     needed = [f"{part}.{conv}.proj.weight" for part in ("encoder", "decoder") for conv in ("conv_in", "conv_out")]

@@ -20,7 +20,7 @@ class WaypointSpec:
     n_heads: int = 40
     n_kv_heads: int = 20
     n_layers: int = 22
-    mlp_ratio: int = 5
+    mlp_hidden: int = 12800  # width inside a layer's MLP
     channels: int = 16  # of the latent
     height: int = 16  # rows of tokens
     width: int = 16  # columns of tokens
@@ -111,7 +111,7 @@ def spec_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
         n_heads=n_heads,
         n_kv_heads=shapes[f"{blocks}0.attn.k_proj.weight"][0] * n_heads // d_model,
         n_layers=n_layers,
-        mlp_ratio=shapes[f"{blocks}0.mlp.fc1.weight"][0] // d_model,
+        mlp_hidden=shapes[f"{blocks}0.mlp.fc1.weight"][0],
         channels=channels,
         height=config.get("height", known.height),
         width=config.get("width", known.width),
@@ -134,19 +134,6 @@ def spec_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) ->
         ctrl_hidden=controller[0] if controller else known.ctrl_hidden,
         fusion_hidden=shapes.get(f"{blocks}0.ctrl_mlpfusion.mlp.fc1.weight", (known.fusion_hidden,))[0],
     )
-
-
-def matches(shapes: Mapping[str, tuple[int, ...]]) -> WaypointSpec | None:
-    """The spec of a Waypoint-1 transformer's file from its keys and shapes alone; None if it is something else."""
-    needed = (
-        "patchify.weight",
-        "unpatchify.weight",
-        "out_norm.fc.weight",
-        "denoise_step_emb.mlp.fc1.weight",
-        "transformer.blocks.0.attn.k_proj.weight",
-        "transformer.blocks.0.mlp.fc1.weight",
-    )
-    return spec_of(shapes, {}) if all(name in shapes for name in needed) else None
 
 
 def _noise_conditioning(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str:

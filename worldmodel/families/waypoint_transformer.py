@@ -151,7 +151,7 @@ class Block(nn.Module):
         self.attn = FrameAttention(spec)
         self.prompt_cross_attn = PromptAttention(spec) if spec.sees_prompt(layer) else None
         self.ctrl_mlpfusion = Embedding(2 * dim, spec.fusion_hidden, dim) if spec.sees_controller(layer) else None
-        self.mlp = Mlp(dim, spec.mlp_ratio * dim, dim)
+        self.mlp = Mlp(dim, spec.mlp_hidden, dim)
 
     def forward(
         self,

@@ -1,0 +1,124 @@
+"""Families of public checkpoints: how one is recognised, and what every imported world offers once it is loaded.
+
+A family is one module with three functions, and one line in FAMILIES:
+
+    matches(shapes, config) -> spec | None     is this its file? config: the JSON beside the weights, or empty
+    rename(weights) -> weights                 public names to the module's, parts that play needs not left out
+    build(spec) -> a Playable nn.Module        no weights yet; it is called on the meta device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.errors import CheckpointError
+from worldmodel.families.loading import load_strictly
+
+State = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+StateShapes = dict[str, tuple[tuple[int, ...], torch.dtype]]  # name: shape for one player, on axis 0; and type
+
+
+@dataclass(frozen=True)
+class Button:
+    """Something a player can press: it sets one number of the action vector."""
+
+    name: str
+    keys: tuple[str, ...]  # that press it by default
+    index: int
+    value: float = 1.0
+
+
+@dataclass(frozen=True)
+class About:
+    """What a host has to know of a world."""
+
+    title: str
+    tick_hz: float
+    height: int  # pixels
+    width: int
+    buttons: tuple[Button, ...]
+    action_dim: int
+    noise_shape: tuple[int, int, int, int]  # of one tick: draws, channels, rows, columns
+    prompt_shape: tuple[int, int]  # rows and width of a prompt embedding; (1, 1) where there are no prompts
+
+    def action(self, pressed: Tensor) -> Tensor:
+        """Action vectors [batch, action_dim] of pressed buttons [batch, buttons], 0 or 1."""
+        effect = pressed.new_zeros(len(self.buttons), self.action_dim)
+        for row, button in enumerate(self.buttons):
+            effect[row, button.index] = button.value
+        return pressed @ effect
+
+
+class Playable(Protocol):
+    """A world of any family. All it remembers is in the state, and a state of zeros is a start."""
+
+    @property
+    def about(self) -> About: ...
+
+    def state_shapes(self) -> StateShapes:
+        """Everything that the world remembers."""
+        ...
+
+    def __call__(self, state: State, action: Tensor, prompt: Tensor, noise: Tensor) -> tuple[Tensor, State]:
+        """The tick: uint8 [batch, height, width, 3] and the state after it."""
+        ...
+
+    def recache(self, state: State, prompt: Tensor) -> State:
+        """The state under another prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family comes from, and the module that knows it."""
+
+    title: str
+    source: str
+    licence: str
+    module: str
+
+    def matches(self, shapes: Shapes, config: Mapping[str, Any]) -> Any:
+        return import_module(self.module).matches(shapes, config)
+
+
+FAMILIES: dict[str, Family] = {
+    "diamond": Family("DIAMOND (Atari)", "arXiv:2405.12399", "MIT", "worldmodel.families.diamond"),
+    "open_oasis": Family("Open-Oasis 500M", "github.com/etched-ai/open-oasis", "MIT", "worldmodel.families.open_oasis"),
+    "waypoint": Family(
+        "Waypoint-1", "huggingface.co/Overworld/Waypoint-1-Small", "Apache-2.0", "worldmodel.families.waypoint"
+    ),
+}
+
+
+def recognise(shapes: Shapes, config: Mapping[str, Any], where: str) -> tuple[str, Any]:
+    """The family that a checkpoint's keys and shapes belong to, and the spec they describe."""
+    for name, family in FAMILIES.items():
+        spec = family.matches(shapes, config)
+        if spec is not None:
+            return name, spec
+    first = ", ".join(sorted(shapes)[:4])
+    raise CheckpointError(
+        f"{where}: of no known family ({', '.join(FAMILIES)}); its {len(shapes)} keys begin with {first}"
+    )
+
+
+def build(name: str, spec: Any, weights: Mapping[str, Tensor], where: str) -> Playable:
+    """The world of a family with these weights, which must fit one to one."""
+    module = import_module(FAMILIES[name].module)
+    with torch.device("meta"):
+        world: nn.Module = module.build(spec)
+    load_strictly(world, module.rename(weights), where)
+    return cast("Playable", world.eval().requires_grad_(False))
+
+
+def zero_state(world: Playable, batch: int, device: torch.device | str = "cpu") -> State:
+    """The state of players who have seen nothing."""
+    shapes = world.state_shapes().items()
+    return {name: torch.zeros(batch, *shape[1:], dtype=dtype, device=device) for name, (shape, dtype) in shapes}
