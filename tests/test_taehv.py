@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from worldmodel.codec.taehv import Taehv, TaehvSpec
+from worldmodel.codec.taehv import Taehv, TaehvSpec, matches
 from worldmodel.errors import SpecError
 from worldmodel.families.golden import check, read_case
 
@@ -72,3 +72,13 @@ def test_a_last_group_is_filled_with_its_last_picture(codec):
 def test_a_codec_whose_halves_disagree_about_time_is_refused():
     with pytest.raises(SpecError, match="encoder_time_downscale"):
         TaehvSpec(encoder_time_downscale=(True, False, False))
+
+
+@pytest.mark.parametrize(
+    "spec", [TaehvSpec(), TaehvSpec(decoder_channels=(16, 8, 8, 4), latent_channels=48, patch_size=2)]
+)
+def test_a_public_file_is_recognised_with_its_sizes(spec):
+    with torch.device("meta"):
+        codec = Taehv(spec)
+    assert matches({name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}) == spec
+    assert matches({"patch_embedding.weight": (1536, 16, 1, 2, 2)}) is None

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from worldmodel.codec.streaming import without_lead
-from worldmodel.codec.wan_vae import WanVae, WanVaeSpec
+from worldmodel.codec.wan_vae import WanVae, WanVaeSpec, matches
 from worldmodel.errors import SpecError
 from worldmodel.families.golden import check, read_case
 
@@ -104,3 +104,13 @@ def test_pictures_that_fill_no_group_are_refused(codec):
 def test_bytes_are_clamped_and_rounded(codec):
     pictures = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(5, 1, 1, 1).expand(-1, 3, 1, 1)
     assert codec.to_bytes(pictures)[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "spec", [WanVaeSpec(), WanVaeSpec(dim=8, dim_mult=(1, 2, 3), num_res_blocks=1, temporal_downsample=(True, False))]
+)
+def test_a_public_file_is_recognised_with_its_sizes(spec):
+    with torch.device("meta"):
+        codec = WanVae(spec)
+    assert matches({name: tuple(tensor.shape) for name, tensor in codec.state_dict().items()}) == spec
+    assert matches({"patch_embedding.weight": (1536, 16, 1, 2, 2)}) is None

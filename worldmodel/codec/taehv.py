@@ -6,6 +6,8 @@ stream is one earlier activation per memory block, in a flat dict. Parameter nam
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,6 +46,29 @@ class TaehvSpec:
     def growth(self) -> int:
         """Pictures per latent frame."""
         return 2 ** sum(self.decoder_time_upscale)
+
+
+def matches(shapes: Mapping[str, tuple[int, ...]]) -> TaehvSpec | None:
+    """The spec of a `taew*` file from its keys and shapes; None if it is something else."""
+    convs = [name for name in shapes if re.fullmatch(r"decoder\.\d+\.weight", name)]
+    grows = sorted((name for name in shapes if re.fullmatch(r"decoder\.\d+\.conv\.weight", name)), key=_index)
+    pools = sorted((name for name in shapes if re.fullmatch(r"encoder\.\d+\.conv\.weight", name)), key=_index)
+    if "decoder.1.weight" not in shapes or "encoder.0.weight" not in shapes or not grows or not pools:
+        return None
+    widths = [shapes[name][0] for name in sorted(convs, key=_index)][:-1]
+    return TaehvSpec(
+        decoder_channels=tuple(widths),
+        encoder_channels=shapes["encoder.0.weight"][0],
+        latent_channels=shapes["decoder.1.weight"][1],
+        patch_size=math.isqrt(shapes["encoder.0.weight"][1] // 3),
+        decoder_time_upscale=tuple(shapes[name][0] > shapes[name][1] for name in grows),
+        decoder_space_upscale=(True,) * len(grows),
+        encoder_time_downscale=tuple(shapes[name][1] > shapes[name][0] for name in pools),
+    )
+
+
+def _index(name: str) -> int:
+    return int(name.split(".")[1])
 
 
 class Taehv(nn.Module):

@@ -61,6 +61,28 @@ class WanVaeSpec:
         return 2 ** sum(self.temporal_downsample)
 
 
+def matches(shapes: Mapping[str, tuple[int, ...]]) -> WanVaeSpec | None:
+    """The spec of `Wan2.1_VAE.pth` from its keys and shapes; None if it is something else.
+
+    Mean and deviation of the latents are in no file; the published ones belong to 16 channels.
+    """
+    down = "encoder.downsamples"
+    layers = sorted({int(name.split(".")[2]) for name in shapes if name.startswith(f"{down}.")})
+    halvings = [layer for layer in layers if f"{down}.{layer}.resample.1.weight" in shapes]
+    z_dim = shapes.get("conv2.weight", (0,))[0]
+    if z_dim != len(MEAN) or not halvings or "decoder.middle.1.to_qkv.weight" not in shapes:
+        return None
+    dim = shapes["encoder.conv1.weight"][0]
+    level_ends = (*(layer - 1 for layer in halvings), layers[-1])
+    return WanVaeSpec(
+        dim=dim,
+        z_dim=z_dim,
+        dim_mult=tuple(shapes[f"{down}.{layer}.residual.6.weight"][0] // dim for layer in level_ends),
+        num_res_blocks=halvings[0],
+        temporal_downsample=tuple(f"{down}.{layer}.time_conv.weight" in shapes for layer in halvings),
+    )
+
+
 class WanVae(nn.Module):
     """Pictures in [−1, 1] to normalised latents and back, a portion at a time."""
 

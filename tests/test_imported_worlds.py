@@ -1,0 +1,115 @@
+"""A public checkpoint is recognised from its file, refused by name if it does not fit, and played in a session."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.backends.imported import imported
+from runtime.errors import PromptError
+from runtime.session import Session
+from worldmodel.errors import CheckpointError
+from worldmodel.families.diamond import DiamondSpec, DiamondWorld
+from worldmodel.families.family import FAMILIES, About, Button, build, recognise
+from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, even_levels
+from worldmodel.families.open_oasis_dit import DitSpec
+from worldmodel.families.open_oasis_vae import VitVaeSpec
+from worldmodel.families.waypoint import WaypointWorld, WaypointWorldSpec
+from worldmodel.families.waypoint_ae import WaypointAeSpec
+from worldmodel.families.waypoint_spec import WaypointSpec
+
+DIAMOND = DiamondSpec(
+    num_actions=4, cond_channels=8, depths=(1,), channels=(8,), attn_depths=(False,), height=8, width=8
+)
+OASIS = OpenOasisSpec(
+    DitSpec(2, 2, 2, 3, 16, 1, 2, 2.0, 25, 3), VitVaeSpec(3, 8, 8, 4, 16, 1, 2, 16, 1, 2), levels=even_levels(2)
+)
+WAYPOINT = WaypointWorldSpec(
+    WaypointSpec(
+        d_model=32, n_heads=2, n_kv_heads=1, n_layers=2, mlp_hidden=32, channels=3, height=2, width=2, n_buttons=256,
+        local_window=2, global_window=4, global_pinned_dilation=2, global_attn_period=2, prompt_embedding_dim=16,
+        ctrl_conditioning_period=2, prompt_conditioning_period=2, sigmas=(1.0, 0.5, 0.0), noise_hidden=8,
+        ctrl_hidden=8, fusion_hidden=8,
+    ),
+    WaypointAeSpec(3, 3, (8, 24), (1,), (24, 8), (1,), 8, 6, 10),
+)  # fmt: skip
+WORLDS = {
+    "diamond": (DiamondWorld, DIAMOND),
+    "open_oasis": (OpenOasisWorld, OASIS),
+    "waypoint": (WaypointWorld, WAYPOINT),
+}
+
+
+def weights_of(family: str) -> dict[str, torch.Tensor]:
+    """A checkpoint of the family, under the names of its public files."""
+    kind, spec = WORLDS[family]
+    torch.manual_seed(0)
+    tensors = kind(spec).state_dict()
+    for prefix in ("dit.", "vae.", "model.", "ae."):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def session_of(family: str, dtype: torch.dtype = torch.float32, **options) -> Session:
+    _, spec = WORLDS[family]
+    weights = {name: tensor.to(dtype) for name, tensor in weights_of(family).items()}
+    playable = build(family, spec, weights, "made up")
+    world, backend = imported(family, playable, hash=hashlib.sha256(b"x").hexdigest(), licence=FAMILIES[family].licence)
+    return Session(world, backend=backend, **options)
+
+
+@pytest.mark.parametrize("family", WORLDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_session_plays_saves_and_goes_on(family, dtype):
+    session = session_of(family, dtype, seed=3)
+    button = session.world.manifest.action_names[0]
+    session.tick({button})
+    saved = session.snapshot()
+    frames = [session.tick(), session.tick({button})]
+    height, width = session.world.manifest.height, session.world.manifest.width
+    assert all(frame.shape == (height, width, 3) and frame.dtype == np.uint8 for frame in frames)
+
+    other = session_of(family, dtype, seed=99)
+    other.restore(saved)
+    assert all(
+        np.array_equal(other.tick(pressed), frame) for pressed, frame in zip([(), {button}], frames, strict=True)
+    )
+
+
+@pytest.mark.parametrize("family", WORLDS)
+def test_a_checkpoint_is_recognised_from_its_names(family):
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights_of(family).items()}
+    found, _ = recognise(shapes, {}, "file")
+    assert found == family
+
+
+def test_a_checkpoint_of_no_known_family_says_which_there_are():
+    with pytest.raises(CheckpointError, match=r"thing\.safetensors: of no known family \(.*waypoint"):
+        recognise({"encoder.weight": (3, 3)}, {}, "thing.safetensors")
+
+
+@pytest.mark.parametrize("family", WORLDS)
+def test_weights_that_do_not_fit_are_named(family):
+    weights = weights_of(family)
+    lost, bent = list(weights)[-1], next(name for name in weights if name.endswith("bias"))
+    with pytest.raises(CheckpointError, match=f"missing.*{lost}"):
+        build(family, WORLDS[family][1], {name: tensor for name, tensor in weights.items() if name != lost}, "file")
+    with pytest.raises(CheckpointError, match=f"mis-shaped.*{bent}"):
+        build(family, WORLDS[family][1], {**weights, bent: torch.zeros(1, 2, 3)}, "file")
+    with pytest.raises(CheckpointError, match=f"{bent}.*NaN"):
+        build(family, WORLDS[family][1], {**weights, bent: weights[bent] * math.nan}, "file")
+
+
+def test_what_a_button_means_is_one_number_of_the_action():
+    buttons = (Button("left", (), 1, -0.5), Button("right", (), 1, 0.5), Button("go", (), 2))
+    about = About("t", 20.0, 8, 8, buttons, action_dim=4, noise_shape=(1, 1, 1, 1), prompt_shape=(1, 1))
+    assert about.action(torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])).tolist() == [[0, -0.5, 1, 0], [0, 0, 0, 0]]
+
+
+def test_prompts_are_refused_with_the_reason():
+    with pytest.raises(PromptError, match="takes no prompts"):
+        session_of("diamond", prompt="a red ball")
+    with pytest.raises(PromptError, match="text encoder"):
+        session_of("waypoint").set_prompt("a red ball")
