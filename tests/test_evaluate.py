@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,11 @@ def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
     figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 3, 120, lambda text: None)
     assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0
     assert figures["speed_ratio"] == pytest.approx(1) and figures["bends_ratio"] == pytest.approx(1)
-    assert drift(real, made, 120)["drift_ratio"] < 3 and collapsed(made, 6) == collapsed(real, 6)
+    figures = drift(real, made, 120)
+    assert figures["collapsed"] == figures["collapsed_real"]
+    assert all(stretch["distance"] == stretch["distance_real"] for stretch in figures["drift"])
+    grey = replace(made, sharpness=made.sharpness / 4, contrast=made.contrast / 4)
+    assert collapsed(grey, real, 6) == 3, "grey from the first tick is collapsed, too"
 
 
 def test_a_frozen_picture_fails_every_trial() -> None:

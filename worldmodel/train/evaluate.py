@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from worldmodel.errors import DatasetError
 from worldmodel.train import evaluate_car, measure
 from worldmodel.train.dataset import Dataset, Episode, write_json
-from worldmodel.train.evaluate_car import SHOWN, Drive, Progress
+from worldmodel.train.evaluate_car import SAMPLED, SHOWN, Drive, Progress
 from worldmodel.train.playable import Playable
 from worldmodel.train.record import Recording, prepare, record
 from worldmodel.train.report import Picture, write_report
@@ -28,7 +28,8 @@ from worldmodel.train.report import Picture, write_report
 FOLLOWED = 100  # ticks of recorded keys that a generated game is compared over
 NEXT_FRAMES = 256  # next-frame predictions, spread over all episodes
 BIN = 500  # ticks that drift is told for
-WORSE = 1.5  # a start has collapsed where sharpness or contrast is this many times below its first ticks'
+WORSE = 1.5  # a player has collapsed where sharpness or contrast is this many times below its first ticks' …
+LOST = 2.5  # … or this many times below the real game's
 
 
 @dataclass(frozen=True)
@@ -208,34 +209,49 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
 
 
 def drift(real: Drive, made: Drive, ticks: int) -> dict[str, Any]:
-    """How far the generated frames' statistics are from real ones, for each stretch of ticks; and collapsed players."""
-    width = min(BIN, max(ticks // 4, evaluate_car.SAMPLED)) // evaluate_car.SAMPLED
+    """How far the generated frames' statistics are from real ones, for each stretch of ticks; and collapsed players.
+
+    distance_real: of the real frames of the same stretch, driven by the same driver, from all real frames.
+    """
+    width = min(BIN, max(ticks // 4, SAMPLED)) // SAMPLED
     truth = real.features.reshape(-1, real.features.shape[-1])
     bins = []
     for start in range(0, len(made.features) - width + 1, width):
-        stretch = made.features[start : start + width].reshape(-1, truth.shape[1])
+        stretch = slice(start, start + width)
+        distances = [
+            measure.feature_distance(truth, game.features[stretch].reshape(-1, truth.shape[1])) for game in (made, real)
+        ]
         bins.append(
             {
-                "from": start * evaluate_car.SAMPLED,
-                "to": (start + width) * evaluate_car.SAMPLED,
-                "distance": measure.feature_distance(truth, stretch),
+                "from": start * SAMPLED,
+                "to": (start + width) * SAMPLED,
+                "distance": distances[0],
+                "distance_real": distances[1],
+                "sharpness_ratio": float(made.sharpness[stretch].mean() / real.sharpness[stretch].mean()),
+                "contrast_ratio": float(made.contrast[stretch].mean() / real.contrast[stretch].mean()),
             }
         )
+
+    def ratio(distance: str) -> float:
+        return float(max(stretch[distance] for stretch in bins) / max(bins[0][distance], 1e-6))
+
     return {
         "drift": bins,
-        "drift_ratio": max(stretch["distance"] for stretch in bins) / max(bins[0]["distance"], 1e-6),
-        "collapsed": collapsed(made, width),
-        "collapsed_real": collapsed(real, width),
+        "drift_ratio": ratio("distance"),
+        "drift_ratio_real": ratio("distance_real"),
+        "collapsed": collapsed(made, real, width),
+        "collapsed_real": collapsed(real, real, width),
     }
 
 
-def collapsed(game: Drive, width: int) -> int:
-    """Players that in some later stretch have lost much of the sharpness or contrast of their first."""
+def collapsed(game: Drive, real: Drive, width: int) -> int:
+    """Players that in some stretch have lost much of the sharpness or contrast of their first, or most of the real
+    game's, whose colours are the same."""
     lost = np.zeros(game.sharpness.shape[1], bool)
-    for statistic in (game.sharpness, game.contrast):
-        first = statistic[:width].mean(0)
-        for start in range(width, len(statistic) - width + 1, width):
-            lost |= statistic[start : start + width].mean(0) * WORSE < first
+    for made, true in ((game.sharpness, real.sharpness), (game.contrast, real.contrast)):
+        least = np.maximum(made[:width].mean(0) / WORSE, true.mean(0) / LOST)
+        for start in range(0, len(made) - width + 1, width):
+            lost |= made[start : start + width].mean(0) < least
     return int(lost.sum())
 
 
