@@ -10,7 +10,7 @@ from runtime.world import World
 
 
 def open_environment(world: World, seed: int) -> Companion:
-    """A function from pressed actions to the environment's next picture; an episode that ends is followed by another."""
+    """A function from pressed actions to the environment's next picture. After an episode comes another."""
     from worldmodel.train.envs import make_adapter
 
     manifest = world.manifest

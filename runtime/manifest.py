@@ -21,6 +21,7 @@ MAX_STATE_BYTES = 8 << 30  # all state tensors of one player together
 MAX_SIDE = 8192  # pixels
 MAX_ACTIONS = 64  # so that a tick's actions fit one integer of a replay
 MAX_ITEMS = 4096  # prompts, starts, state tensors, files
+MAX_FILE_NAME = 200  # characters
 MAX_TEXT = 4096  # characters of a prompt or a title
 
 DTYPES = {name: np.dtype(name) for name in ("float32", "float16", "int64", "int32", "uint8", "bool")}
@@ -182,8 +183,8 @@ def _check(manifest: Manifest, where: str) -> None:
         if file not in manifest.files:
             raise WorldFileError(f"{where}: {file} is used but not listed under files: export the world again")
     for file in manifest.files:
-        if not FILE_NAME.fullmatch(file) or file == "manifest.json":
-            raise WorldFileError(f"{where}: file name {file!r} is not allowed")
+        if not FILE_NAME.fullmatch(file) or len(file) > MAX_FILE_NAME or file == "manifest.json":
+            raise WorldFileError(f"{where}: file name {file[:80]!r} is not allowed")
 
 
 def _action(item: _Fields) -> Action:

@@ -14,6 +14,7 @@ import numpy as np
 from runtime.errors import UsageError
 
 VIDEO_HEIGHT = 480  # pixels at least: small worlds are enlarged by a whole number
+GIF_TIMES = 2  # enlargement; a GIF grows with every pixel
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".gif": "gif"}
 
 
@@ -36,21 +37,18 @@ class Checksum:
 class FramesFile:
     """An .npz with one array, `frames`: uint8 [ticks, height, width, 3], written as it comes."""
 
-    def __init__(self, path: Path, ticks: int) -> None:
-        self.path, self.ticks = path, ticks
+    def __init__(self, path: Path, ticks: int, shape: tuple[int, ...]) -> None:
+        self.path, self.shape = path, (ticks, *shape)
 
     def __enter__(self) -> Self:
         self._zip = zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
         self._array = self._zip.open("frames.npy", "w", force_zip64=True)
-        self._begun = False
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._array, header)
         return self
 
     def show(self, frame: np.ndarray) -> None:
-        if not self._begun:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (self.ticks, *frame.shape)}
-            np.lib.format.write_array_header_1_0(self._array, header)
-            self._begun = True
-        self._array.write(np.ascontiguousarray(frame).data)
+        self._array.write(frame.tobytes())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,24 +69,27 @@ class VideoFile:
     def __enter__(self) -> Self:
         import av
 
-        try:
-            self._file = av.open(str(self.path), "w")
-        except OSError as error:
-            raise UsageError(f"--video {self.path}: cannot be written ({error.strerror})") from error
+        self.path.open("wb").close()  # av would notice only at the first frame, and not name the file
+        self._file = av.open(str(self.path), "w")
         self._stream: Any = None
         self._filter: Any = None
+        self._frames = 0
         return self
 
     def show(self, frame: np.ndarray) -> None:
         import av
 
-        picture = enlarge(frame, -(-VIDEO_HEIGHT // frame.shape[0]) if self.path.suffix.lower() != ".gif" else 2)
+        gif = self.path.suffix.lower() == ".gif"
+        picture = enlarge(frame, GIF_TIMES if gif else -(-VIDEO_HEIGHT // frame.shape[0]))
         if self._stream is None:
             self._begin(picture)
+        image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        image.pts, image.time_base = self._frames, 1 / self.rate
+        self._frames += 1
         if self._filter is not None:
-            self._filter.push(av.VideoFrame.from_ndarray(picture, format="rgb24"))
-            return
-        self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            self._filter.push(image)
+        else:
+            self._file.mux(self._stream.encode(image))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

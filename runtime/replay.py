@@ -243,9 +243,11 @@ def _unpack(payload: memoryview, path: Path, number: int) -> Any:
 def _header(raw: Any, path: Path) -> Header:
     if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] != FORMAT:
         raise ReplayError(f"{path}: replay format {raw['format']}, this version reads {FORMAT}")
-    kinds: dict[str, Any] = {"format": int, "world": str, "world_hash": str, "seed": int, "start": (str, type(None)), "prompt": str,
-             "backend": str, "precision": str, "threads": int, "device": str, "versions": dict, "actions": list,
-             "tick_hz": (int, float)}  # fmt: skip
+    kinds: dict[str, Any] = {
+        "format": int, "world": str, "world_hash": str, "seed": int, "start": (str, type(None)), "prompt": str,
+        "backend": str, "precision": str, "threads": int, "device": str, "versions": dict, "actions": list,
+        "tick_hz": (int, float),
+    }  # fmt: skip
     whole = isinstance(raw, dict) and raw.keys() >= kinds.keys()
     if not whole or not all(isinstance(raw[name], kind) for name, kind in kinds.items()):
         raise ReplayError(f"{path}: its header is damaged")

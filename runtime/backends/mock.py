@@ -99,7 +99,7 @@ def drive(car: list[float], action: list[float], bump: float) -> tuple[float, fl
     x, y, heading, speed = car
     left, right, gas, brake = action
     speed = max(0.0, (speed + 0.06 * gas) * 0.98 - 0.1 * brake)
-    heading += (0.05 * (right - left) + 0.002 * float(bump)) * min(1.0, speed)
+    heading += (0.05 * (right - left) + 0.01 * float(bump)) * min(1.0, speed)
     return (x + speed * math.sin(heading)) % PLAIN, (y - speed * math.cos(heading)) % PLAIN, heading, speed
 
 

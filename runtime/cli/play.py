@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import platformdirs
 import typer
 
@@ -15,7 +16,7 @@ from runtime.bindings import Controls
 from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
 from runtime.clock import Clock
 from runtime.errors import UsageError
-from runtime.loop import Companion, Desk, Report, play, play_script
+from runtime.loop import Companion, Desk, Report, beside, play, play_script
 from runtime.presenters import Checksum, FramesFile, Presenter, VideoFile
 from runtime.replay import Recorder
 from runtime.session import Session
@@ -49,25 +50,26 @@ def command(
     opened = World.open(world)
     script = read_actions(actions, opened.manifest) if actions else []
     check_usage(headless, ticks, actions, frames)
+    wanted = len(script) if ticks is None else ticks
     session = Session(
         opened, backend=backend, seed=seed, start=start, prompt=prompt, threads=threads, precision=precision
     )
     if opened.manifest.preview:
         print(f"worldloop: {opened.manifest.name} is a preview, still in training", file=sys.stderr)
+    companion = real_environment(opened, seed) if compare else None
     checksum = Checksum()
     with ExitStack() as stack:
         presenters: list[Presenter] = [checksum]
         if video:
             presenters.append(stack.enter_context(VideoFile(video, opened.manifest.tick_hz)))
         if frames:
-            presenters.append(stack.enter_context(FramesFile(frames, len(script) if ticks is None else ticks)))
+            presenters.append(stack.enter_context(FramesFile(frames, wanted, frame_shape(opened, companion))))
         desk = Desk()
         if record:
             desk.recorder = Recorder(record, session, world)
             stack.callback(desk.recorder.close)
-        companion = real_environment(opened, seed) if compare else None
         if headless:
-            report = play_script(session, script, len(script) if ticks is None else ticks, desk, presenters, companion)
+            report = play_script(session, script, wanted, desk, presenters, companion)
         else:
             report = in_window(session, desk, presenters, companion)
     result = {
@@ -104,6 +106,11 @@ def in_window(session: Session, desk: Desk, presenters: list[Presenter], compani
     with Window(manifest.title, size, controls, manifest.prompts, clock.now) as window:
         clock.sleep = window.sleep
         return play(session, controls, window, clock, desk, presenters, companion)
+
+
+def frame_shape(world: World, companion: Companion | None) -> tuple[int, ...]:
+    shape = world.manifest.height, world.manifest.width, 3
+    return shape if companion is None else beside(np.zeros(shape, np.uint8), companion(frozenset())).shape
 
 
 def real_environment(world: World, seed: int) -> Companion:

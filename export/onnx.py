@@ -1,0 +1,138 @@
+"""Torch → ONNX: the tick and the recache of a native world as graphs whose state is inputs and outputs.
+
+Inputs `state.NAME`…, `action`, `prompt`, `noise`; outputs `frame` and `next.NAME`… for the state that changes. Axis 0
+of everything is the number of players, left open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from export.quantize import SMALL
+from worldmodel.tick import World, recache, state_shapes, tick
+
+OPSET = (
+    20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster, and older ones not at all
+)
+MOST_PLAYERS = 1024
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """tick, recache: ONNX models with all weights inside. flops_per_tick: of one player."""
+
+    tick: onnx.ModelProto
+    recache: onnx.ModelProto
+    flops_per_tick: int
+
+
+class TickGraph(nn.Module):
+    """The tick over a flat list of state tensors, in the order of `names`; gives the frame and those of `changed`."""
+
+    def __init__(self, world: World, names: list[str], changed: list[str]) -> None:
+        super().__init__()
+        self.world, self.names, self.changed = world, names, changed
+
+    def forward(self, action: Tensor, prompt: Tensor, noise: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        frame, after = tick(self.world, dict(zip(self.names, state, strict=True)), action, prompt, noise)
+        return frame, *(after[name] for name in self.changed)
+
+
+class RecacheGraph(nn.Module):
+    """The recache over a flat list of state tensors; gives those of `changed`."""
+
+    def __init__(self, world: World, names: list[str], changed: list[str]) -> None:
+        super().__init__()
+        self.world, self.names, self.changed = world, names, changed
+
+    def forward(self, prompt: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        after = recache(self.world, dict(zip(self.names, state, strict=True)), prompt)
+        return tuple(after[name] for name in self.changed)
+
+
+@torch.no_grad()
+def export_graphs(world: World) -> Graphs:
+    """Trace both graphs on one player's zero state."""
+    world = world.eval().float()
+    spec = world.spec
+    state = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in state_shapes(spec).items()}
+    names = list(state)
+    action = torch.zeros(1, len(spec.actions))
+    prompt = torch.zeros(1, spec.prompt_tokens, spec.prompt_dim)
+    noise = torch.zeros(1, spec.schedule.noises, *spec.latent_shape)
+    with FlopCounterMode(display=False) as counter:
+        _, after = tick(world, state, action, prompt, noise)
+    ticked = [name for name in names if after[name] is not state[name]]
+    renewed = recache(world, state, prompt)
+    recached = [name for name in names if renewed[name] is not state[name]]
+    given = [f"state.{name}" for name in names]
+    return Graphs(
+        tick=_trace(
+            TickGraph(world, names, ticked),
+            (action, prompt, noise, *state.values()),
+            ["action", "prompt", "noise", *given],
+            ["frame", *(f"next.{name}" for name in ticked)],
+        ),
+        recache=_trace(
+            RecacheGraph(world, names, recached),
+            (prompt, *state.values()),
+            ["prompt", *given],
+            [f"next.{name}" for name in recached],
+        ),
+        flops_per_tick=counter.get_total_flops(),
+    )
+
+
+def _trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """One graph. Inputs that it does not read are dropped."""
+    players = torch.export.Dim("players", min=1, max=MOST_PLAYERS)
+    fixed = len(inputs) - sum(name.startswith("state.") for name in inputs)
+    shapes = (*({0: players} for _ in range(fixed)), tuple({0: players} for _ in inputs[fixed:]))
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(), arguments, input_names=inputs, output_names=outputs, opset_version=OPSET,
+            dynamic_shapes=shapes, dynamo=True, optimize=False, external_data=False, verbose=False,
+        )  # fmt: skip
+        assert program is not None, "torch.onnx.export gives a program when dynamo is on"
+        optimizer.optimize_ir(program.model, should_fold=fold_small)
+    model = program.model_proto
+    read = {name for node in model.graph.node for name in node.input}
+    for value in [value for value in model.graph.input if value.name not in read]:
+        model.graph.input.remove(value)
+    del model.graph.value_info[:]  # shapes of intermediate results: a third of the file, and every backend infers them
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model)
+    return model
+
+
+def fold_small(node: ir.Node) -> bool | None:
+    """Weights stay as torch knows them, so that all graphs share them: turning them over is left to the backends."""
+    weight = node.inputs[0].const_value if node.op_type == "Transpose" and node.inputs[0] is not None else None
+    return False if weight is not None and weight.size >= SMALL else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch.onnx warns of packages that nobody here needs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

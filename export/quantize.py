@@ -1,0 +1,155 @@
+"""How weights are stored: float32, float16, or int8 with a scale per output; graphs turn them back to float32.
+
+The weights of all graphs of a world go into one safetensors file, under the names they have in torch. Graphs refer to
+them by offset (ONNX external data), so that graphs share what they have in common.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from worldmodel.errors import SpecError
+
+PREFIX = "world."  # of the module that is traced
+SMALL = 1024  # numbers; smaller tensors stay float32, inside the graph
+STORAGES = ("fp32", "fp16", "int8")
+LOCATION = "weights/world.safetensors"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One weight: what is kept for it, and the nodes that make the float32 tensor of the same name of it."""
+
+    tensors: dict[str, np.ndarray]
+    nodes: list[onnx.NodeProto]
+
+
+def store_weights(
+    models: Mapping[str, onnx.ModelProto], storage: Callable[[str], str]
+) -> tuple[dict[str, onnx.ModelProto], bytes]:
+    """The graphs without weights, and the safetensors file that holds these. storage: name → one of STORAGES."""
+    kept: dict[str, np.ndarray] = {}
+    refer: dict[str, list[str]] = {}  # graph: names of its outside tensors
+    slim = {}
+    for graph_name, model in models.items():
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+        graph, first, outside = model.graph, [], []
+        large = [tensor for tensor in graph.initializer if _size(tensor) >= SMALL]
+        for tensor in large:
+            graph.initializer.remove(tensor)
+            name = weight_name(graph_name, tensor.name)
+            stored = store(name, tensor.name, numpy_helper.to_array(tensor), storage(name))
+            for key, array in stored.tensors.items():
+                if key in kept and not np.array_equal(kept[key], array):
+                    raise SpecError(f"weight {key} differs between graphs")
+                kept[key] = array
+                outside.append(key)
+            first += stored.nodes
+        nodes = [*first, *graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        slim[graph_name], refer[graph_name] = model, outside
+    file, places = safetensors_bytes(kept)
+    for graph_name, model in slim.items():
+        for key in refer[graph_name]:
+            model.graph.initializer.append(_outside(key, kept[key], places[key]))
+    return slim, file
+
+
+def store(name: str, wanted: str, weight: np.ndarray, storage: str) -> Stored:
+    """name: in the weights file. wanted: the tensor in the graph."""
+    if storage not in STORAGES:
+        raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
+    if weight.dtype != np.float32 or storage == "fp32":
+        return Stored({name: weight}, [helper.make_node("Identity", [name], [wanted])])
+    if storage == "fp16":
+        half = weight.astype(np.float16)
+        return Stored({name: half}, [helper.make_node("Cast", [name], [wanted], to=TensorProto.FLOAT)])
+    if weight.ndim < 2:
+        return store(name, wanted, weight, "fp16")
+    values, scale = quantize(weight)
+    # Cast and Mul, not DequantizeLinear: every backend folds them into a float32 constant while it loads.
+    nodes = [
+        helper.make_node("Cast", [name], [f"{wanted}.cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{wanted}.cast", f"{name}.scale"], [wanted]),
+    ]
+    return Stored({name: values, f"{name}.scale": scale.reshape(-1, *[1] * (weight.ndim - 1))}, nodes)
+
+
+def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 values and float32 scales [outputs] of a weight [outputs, …]; values × scale is the weight, rounded.
+
+    The scale of a channel is the one that leaves the least squared error: clipping the very largest value a little is
+    often better than giving it the whole range.
+    """
+    rows = weight.reshape(len(weight), -1)
+    largest = np.maximum(np.abs(rows).max(1), 1e-12)
+    best_scale, best_error = largest / 127, np.full(len(rows), np.inf)
+    for share in np.linspace(0.7, 1.0, 13):
+        scale = (share * largest / 127).astype(np.float32)
+        error = np.square(np.rint(rows / scale[:, None]).clip(-127, 127) * scale[:, None] - rows).sum(1)
+        better = error < best_error
+        best_scale, best_error = np.where(better, scale, best_scale), np.where(better, error, best_error)
+    scale = best_scale.astype(np.float32)
+    return np.rint(rows / scale[:, None]).clip(-127, 127).astype(np.int8).reshape(weight.shape), scale
+
+
+def weight_name(graph: str, name: str) -> str:
+    """The torch name of a weight; a constant that the exporter made up belongs to its graph alone."""
+    return name.removeprefix(PREFIX) if name.startswith(PREFIX) else f"{graph}.{name}"
+
+
+SAFETENSORS_TYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "int8": "I8",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def safetensors_bytes(tensors: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """A safetensors file and where in it each tensor lies: (offset from the file's beginning, bytes).
+
+    Written here because a graph needs the offsets, which the library does not give away. Wide types come first, and the
+    header is padded, so that all tensors are aligned.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, object] = {}
+    at = 0
+    for name in order:
+        array = tensors[name]
+        header[name] = {
+            "dtype": SAFETENSORS_TYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    begin = 8 + len(text)
+    parts = [np.ascontiguousarray(tensors[name]).tobytes() for name in order]
+    offsets = {name: entry["data_offsets"] for name, entry in header.items()}  # type: ignore[index]
+    places = {name: (begin + a, b - a) for name, (a, b) in offsets.items()}
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts]), places
+
+
+def _outside(name: str, array: np.ndarray, place: tuple[int, int]) -> TensorProto:
+    """An initializer whose values lie in the weights file."""
+    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", LOCATION), ("offset", place[0]), ("length", place[1])):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _size(tensor: TensorProto) -> int:
+    return int(np.prod(tensor.dims)) if tensor.dims else 1

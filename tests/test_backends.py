@@ -1,0 +1,161 @@
+"""Every backend plays the same game: the contract of world files, on real graphs."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from tiny_world import CELLS, HEIGHT, TABLE
+
+from runtime.backends import BACKENDS, load_backend, usable_backends
+from runtime.backends.graphs import ALIGNMENT, aligned_zeros
+from runtime.errors import BackendError, PromptError
+from runtime.matmul_peak import chain_graph, peak_flops
+from runtime.noise import tick_noise
+from runtime.session import Session
+from runtime.world import World
+
+GRAPH_BACKENDS = [("onnxruntime", "fp32"), ("openvino", "fp32")]
+
+
+@pytest.fixture(scope="module", params=GRAPH_BACKENDS, ids=lambda pair: " ".join(pair))
+def session(request, tiny_file) -> Session:
+    name, precision = request.param
+    pytest.importorskip(name)
+    return Session(World.open(tiny_file), backend=name, precision=precision, threads=1, seed=11)
+
+
+def expected(ticks: list[set[str]], seed: int, tint: float, bars: float = 0.0) -> list[np.ndarray]:
+    """The tiny world in numpy, worked out by hand."""
+    value = np.full(CELLS, bars, np.float32)
+    frames = []
+    for tick, names in enumerate(ticks):
+        push = sum(
+            (TABLE[i] for i, name in enumerate(("left", "right", "gas")) if name in names), np.zeros(CELLS, np.float32)
+        )
+        value = value + push + tick_noise(seed, tick, (1, 1, 1, 1, CELLS)).reshape(CELLS) * np.float32(0.01)
+        row = np.abs(np.fmod(value + np.float32(tint), np.float32(256))).astype(np.uint8)
+        frames.append(np.broadcast_to(row[None, :, None], (HEIGHT, CELLS, 3)))
+    return frames
+
+
+def test_a_backend_computes_what_the_graph_says(session):
+    session.restart()
+    ticks = [{"gas"}, {"gas", "left"}, set(), {"right"}] * 25
+    for names, frame in zip(ticks, expected(ticks, 11, tint=10), strict=True):
+        assert np.abs(session.tick(names).astype(int) - frame).max() <= 1
+
+
+def test_a_start_brings_its_own_state_and_prompt(session):
+    session.restart(start="far")
+    assert session.prompt == "bright"
+    assert np.abs(session.tick().astype(int) - expected([set()], 11, tint=90, bars=50)[0]).max() <= 1
+    session.restart(start="zero")
+    assert session.prompt == "dark"
+
+
+def test_a_prompt_of_several_words_goes_through_the_tokenizer(session):
+    session.restart()
+    session.set_prompt("Very very BRIGHT")
+    assert np.abs(session.tick().astype(int) - expected([set()], 11, tint=150)[0]).max() <= 1
+
+
+def test_an_empty_prompt_is_refused(session):
+    with pytest.raises(PromptError, match="empty"):
+        session.set_prompt("  ")
+
+
+def test_loading_goes_on_as_before(session):
+    session.restart()
+    for _ in range(5):
+        session.tick({"gas"})
+    saved = session.snapshot()
+    future = [session.tick({"left"}) for _ in range(10)]
+    session.restore(saved)
+    assert all(np.array_equal(session.tick({"left"}), frame) for frame in future)
+
+
+def test_a_tick_leaves_its_arguments_as_they_were(session):
+    """Also when arrays of older states are given to be overwritten, and when garbage is collected in between."""
+    backend, manifest = session.backend, session.world.manifest
+    state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
+    state["bars"][...] = 3
+    before = {name: array.copy() for name, array in state.items()}
+    arguments = (
+        np.ones((1, 3), np.float32),
+        np.zeros((1, 1, CELLS), np.float32),
+        np.ones((1, 1, 1, 1, CELLS), np.float32),
+    )
+    first, after = backend.tick(state, *arguments, {})
+    gc.collect()
+    again, _ = backend.tick(
+        state, *arguments, {"bars": np.empty((1, CELLS), np.float32), "frame": np.empty(1, np.int64)}
+    )
+    assert np.array_equal(first, again)
+    assert all(np.array_equal(state[name], before[name]) for name in state)
+    assert after["tint"] is state["tint"]  # what does not change is shared, not copied
+
+
+def test_several_players_tick_as_they_would_alone(tiny_file):
+    world = World.open(tiny_file)
+    noise = tick_noise(0, 0, (3, 1, 1, 1, CELLS))
+    action = np.eye(3, dtype=np.float32)
+    prompt = np.arange(3 * CELLS, dtype=np.float32).reshape(3, 1, CELLS)
+    for name, _ in GRAPH_BACKENDS:
+        many = load_backend(world, name, players=3, threads=1, precision="fp32")
+        one = load_backend(world, name, threads=1, precision="fp32")
+        state = {key: aligned_zeros((3, *spec.shape[1:]), spec.dtype) for key, spec in world.manifest.state.items()}
+        frames, after = many.tick(many.recache(state, prompt), action, prompt, noise, {})
+        for player in range(3):
+            own = {key: array[player : player + 1].copy() for key, array in state.items()}
+            own = one.recache(own, prompt[player : player + 1].copy())
+            frame, alone = one.tick(
+                own,
+                action[player : player + 1].copy(),
+                prompt[player : player + 1].copy(),
+                noise[player : player + 1].copy(),
+                {},
+            )
+            assert np.abs(frames[player].astype(int) - frame[0]).max() <= 1
+            assert np.allclose(after["bars"][player], alone["bars"][0], atol=1e-4)
+
+
+def test_the_best_backend_is_taken_and_named(tiny_file):
+    world = World.open(tiny_file)
+    backend = load_backend(world, threads=1)
+    assert backend.name == usable_backends(world)[0]
+    assert backend.precision in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"name": "gpu9000"}, "there are: openvino, onnxruntime, mock"),
+        ({"name": "mock"}, "use one of"),
+        ({"name": "onnxruntime", "precision": "bf16"}, "it has: fp32"),
+    ],
+)
+def test_a_backend_that_cannot_do_it_says_what_can(tiny_file, options, said):
+    with pytest.raises(BackendError, match=said):
+        load_backend(World.open(tiny_file), **options)
+
+
+def test_a_backend_that_is_not_installed_says_how_to_get_it(tiny_file, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "onnxruntime", ("runtime.backends.onnxruntime", "no_such_package"))
+    with pytest.raises(BackendError, match="pip install no_such_package"):
+        load_backend(World.open(tiny_file), "onnxruntime")
+
+
+def test_arrays_start_where_vector_units_like_it():
+    for shape in [(1,), (3, 5), (1, 7, 64)]:
+        array = aligned_zeros(shape, np.dtype(np.float32))
+        assert array.ctypes.data % ALIGNMENT == 0 and array.shape == shape and not array.any()
+
+
+def test_the_yardstick_graph_is_a_chain_of_products_that_every_backend_takes(session, monkeypatch):
+    monkeypatch.setattr("runtime.matmul_peak.SIDES", (32,))
+    import onnx
+
+    onnx.checker.check_model(onnx.ModelProto.FromString(chain_graph(32)))
+    assert peak_flops(session.backend.maker) > 1e6
