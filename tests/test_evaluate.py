@@ -82,20 +82,20 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("twins")
 def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
-    turns, rows = evaluate_car.steering(Frozen(), SIZE, 0, 3)
+    turns, rows = evaluate_car.steering(Frozen(), SIZE, 0, 2)
     for key in ("left", "right"):
         assert turns[key]["sign"] == turns[key]["sign_real"] > 0.95
         assert turns[key]["speed"] == pytest.approx(1) and turns[key]["response_ticks"] == 0
     assert len(rows) == 8
-    assert set(evaluate_car.coasting(Frozen(), SIZE, 0, 3).values()) == {1.0}
-    figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 3, 120, lambda text: None)
+    assert set(evaluate_car.coasting(Frozen(), SIZE, 0, 2).values()) == {1.0}
+    figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None)
     assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0
     assert figures["speed_ratio"] == pytest.approx(1) and figures["bends_ratio"] == pytest.approx(1)
     figures = drift(real, made, 120)
     assert figures["collapsed"] == figures["collapsed_real"]
     assert all(stretch["distance"] == stretch["distance_real"] for stretch in figures["drift"])
     grey = replace(made, sharpness=made.sharpness / 4, contrast=made.contrast / 4)
-    assert collapsed(grey, real, 6) == 3, "grey from the first tick is collapsed, too"
+    assert collapsed(grey, real, 6) == 2, "grey from the first tick is collapsed, too"
 
 
 def test_a_frozen_picture_fails_every_trial() -> None:

@@ -26,7 +26,8 @@ from worldmodel.train.record import Recording, prepare, record
 from worldmodel.train.report import Picture, write_report
 
 FOLLOWED = 100  # ticks of recorded keys that a generated game is compared over
-NEXT_FRAMES = 256  # next-frame predictions, spread over all episodes
+RECORDED = 375  # frames to record per player
+NEXT_FRAMES = 16  # next-frame predictions per player, spread over all episodes
 BIN = 500  # ticks that drift is told for
 WORSE = 1.5  # a player has collapsed where sharpness or contrast is this many times below its first ticks' …
 LOST = 2.5  # … or this many times below the real game's
@@ -86,7 +87,14 @@ def _record(settings: Settings, folder: Path) -> None:
     options: dict[str, Any] = {"split": "test"}
     if settings.adapter == "car_racing":
         options |= {"size": settings.size, "recolour": False}
-    recording = Recording(settings.adapter, options, frames=6000, seed=settings.seed, split="test", shard_frames=3000)
+    recording = Recording(
+        settings.adapter,
+        options,
+        frames=RECORDED * settings.rollouts,
+        seed=settings.seed,
+        split="test",
+        shard_frames=3000,
+    )
     record(recording, folder, prepare(recording, folder), workers=2)
 
 
@@ -138,7 +146,7 @@ def next_frames(world: Playable, dataset: Dataset, episodes: Sequence[Episode], 
     """PSNR of the next frame, of repeating the last, and of the codec alone; errors of all frames pooled."""
     rng = np.random.default_rng([settings.seed, 1])
     real, made, before = [], [], []
-    clips = _clips(dataset, episodes, world.context + 1, NEXT_FRAMES, rng)
+    clips = _clips(dataset, episodes, world.context + 1, NEXT_FRAMES * settings.rollouts, rng)
     for at in range(0, len(clips), 32):
         part = clips[at : at + 32]
         frames, actions = np.stack([clip.frames for clip in part]), np.stack([clip.actions for clip in part])

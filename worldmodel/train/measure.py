@@ -141,12 +141,12 @@ def colours(picture: Picture) -> list[tuple[NDArray[np.float64], float]]:
     """The picture's flat colours: (CIE Lab, share of its pixels), the commonest first."""
     small = cv2.resize(picture, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
     pixels = lab(np.asarray(small, np.float64)).reshape(-1, 3)
-    bins = np.floor(pixels / 5).astype(int)
+    bins = np.floor(pixels / 5).astype(int) @ (10_000, 100, 1)  # a, b within ±128: no two bins share a number
     total, left = len(pixels), np.ones(len(pixels), bool)
     found: list[tuple[NDArray[np.float64], float]] = []
     while left.sum() > 0.02 * total and len(found) < 6:
-        values, counts = np.unique(bins[left], axis=0, return_counts=True)
-        centre = (values[counts.argmax()] + 0.5) * 5
+        values, counts = np.unique(bins[left], return_counts=True)
+        centre = pixels[left & (bins == values[counts.argmax()])].mean(0)
         for _ in range(3):
             near = left & (np.linalg.norm(pixels - centre, axis=1) < 6)
             if not near.any():
