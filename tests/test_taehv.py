@@ -69,9 +69,19 @@ def test_a_last_group_is_filled_with_its_last_picture(codec):
     assert torch.equal(codec.encode_video(video), codec.encode_video(filled))
 
 
-def test_a_codec_whose_halves_disagree_about_time_is_refused():
-    with pytest.raises(SpecError, match="encoder_time_downscale"):
-        TaehvSpec(encoder_time_downscale=(True, False, False))
+def test_a_preview_decoder_may_make_fewer_pictures_than_a_latent_took():
+    torch.manual_seed(0)
+    preview = (
+        Taehv(TaehvSpec((8, 6, 5, 4), 4, 3, decoder_time_upscale=(False, False, True))).eval().requires_grad_(False)
+    )
+    encoded = preview.encode_video(torch.rand(1, 8, 3, 24, 16))
+    assert encoded.shape == (1, 2, 3, 3, 2)
+    assert preview.decode(encoded, preview.empty_state(1, 3, 2))[0].shape == (1, 4, 3, 24, 16)
+
+
+def test_pictures_that_fill_no_group_are_refused(codec):
+    with pytest.raises(SpecError, match="groups of 4"):
+        codec.encode(torch.zeros(1, 3, 3, 48, 32), codec.empty_encoder_state(1, 3, 2))
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,16 @@ class TaehvSpec:
         levels = len(self.decoder_channels) - 1
         if not len(self.decoder_time_upscale) == len(self.decoder_space_upscale) == levels:
             raise SpecError(f"taehv.decoder_time_upscale and .decoder_space_upscale need one entry per level, {levels}")
-        if sum(self.decoder_time_upscale) != sum(self.encoder_time_downscale):
-            raise SpecError("taehv: encoder_time_downscale and decoder_time_upscale must change the frame count alike")
 
     @property
     def growth(self) -> int:
-        """Pictures per latent frame."""
+        """Pictures that a latent frame becomes."""
         return 2 ** sum(self.decoder_time_upscale)
+
+    @property
+    def group(self) -> int:
+        """Pictures that become a latent frame. Some decoders leave doublings out, for a cheaper preview."""
+        return 2 ** sum(self.encoder_time_downscale)
 
 
 def matches(shapes: Mapping[str, tuple[int, ...]]) -> TaehvSpec | None:
@@ -122,12 +125,12 @@ class Taehv(nn.Module):
         return pictures, {**after, "decoder.phase": torch.ones_like(state["decoder.phase"])}
 
     def encode(self, pictures: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        """Latents [batch, frames / growth, channels, rows, columns] and the memory after them.
+        """Latents [batch, frames / group, channels, rows, columns] and the memory after them.
 
-        pictures: [batch, frames, 3, height, width] in [0, 1], whole groups of `growth` frames.
+        pictures: [batch, frames, 3, height, width] in [0, 1], whole groups.
         """
-        if pictures.shape[1] % self.growth:
-            raise SpecError(f"pictures must come in groups of {self.growth} frames: got {pictures.shape[1]}")
+        if pictures.shape[1] % self.spec.group:
+            raise SpecError(f"pictures must come in groups of {self.spec.group} frames: got {pictures.shape[1]}")
         if self.spec.patch_size > 1:
             pictures = F.pixel_unshuffle(pictures, self.spec.patch_size)
         latents, after = _through("encoder", self.encoder, pictures, state)
@@ -136,7 +139,7 @@ class Taehv(nn.Module):
     def encode_video(self, video: Tensor) -> Tensor:
         """Latents of a video [batch, frames, 3, height, width] in [0, 1]; its last picture fills the last group."""
         batch, frames, _, height, width = video.shape
-        filler = video[:, -1:].expand(-1, -frames % self.growth, -1, -1, -1)
+        filler = video[:, -1:].expand(-1, -frames % self.spec.group, -1, -1, -1)
         side = self.spec.patch_size * 2 ** len(self.spec.encoder_time_downscale)
         state = self.empty_encoder_state(batch, height // side, width // side)
         return self.encode(torch.cat([video, filler], dim=1), state)[0]

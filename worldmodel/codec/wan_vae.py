@@ -342,7 +342,7 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * (x.shape[1] ** 0.5 * self.gamma)
+        return F.normalize(x, dim=1) * x.shape[1] ** 0.5 * self.gamma
 
 
 def _middle(dim: int) -> nn.ModuleList:
