@@ -12,7 +12,7 @@ from runtime.errors import PromptError
 from runtime.session import Session
 from worldmodel.errors import CheckpointError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
-from worldmodel.families.family import FAMILIES, About, Button, build, recognise
+from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise
 from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, even_levels
 from worldmodel.families.open_oasis_dit import DitSpec
 from worldmodel.families.open_oasis_vae import VitVaeSpec
@@ -100,6 +100,16 @@ def test_weights_that_do_not_fit_are_named(family):
         build(family, WORLDS[family][1], {**weights, bent: torch.zeros(1, 2, 3)}, "file")
     with pytest.raises(CheckpointError, match=f"{bent}.*NaN"):
         build(family, WORLDS[family][1], {**weights, bent: weights[bent] * math.nan}, "file")
+
+
+@pytest.mark.parametrize(
+    "family, spec, millions", [("diamond", DiamondSpec(num_actions=4), 4.4), ("waypoint", WaypointWorldSpec(), 2300)]
+)
+def test_the_published_worlds_have_their_published_sizes(family, spec, millions):
+    """DIAMOND's Atari denoiser is given as 4.4 million parameters, Waypoint-1-Small, without its codec, as 2.3 billion."""
+    parts = dict(outline(family, spec).named_children())
+    generator = next(iter(parts.values()))
+    assert sum(tensor.numel() for tensor in generator.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 def test_what_a_button_means_is_one_number_of_the_action():

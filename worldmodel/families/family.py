@@ -111,11 +111,16 @@ def recognise(shapes: Shapes, config: Mapping[str, Any], where: str) -> tuple[st
 
 def build(name: str, spec: Any, weights: Mapping[str, Tensor], where: str) -> Playable:
     """The world of a family with these weights, which must fit one to one."""
-    module = import_module(FAMILIES[name].module)
-    with torch.device("meta"):
-        world: nn.Module = module.build(spec)
-    load_strictly(world, module.rename(weights), where)
+    world = outline(name, spec)
+    load_strictly(world, import_module(FAMILIES[name].module).rename(weights), where)
     return cast("Playable", world.eval().requires_grad_(False))
+
+
+def outline(name: str, spec: Any) -> nn.Module:
+    """The Playable of a family without its weights, on the meta device: nothing of their size is allocated."""
+    with torch.device("meta"):
+        world: nn.Module = import_module(FAMILIES[name].module).build(spec)
+    return world
 
 
 def zero_state(world: Playable, batch: int, device: torch.device | str = "cpu") -> State:
