@@ -11,7 +11,9 @@ from worldmodel.transformer.clip import Clip, denoise_clip
 TINY = WorldSpec(
     name="tiny", height=24, width=32, tick_hz=25, actions=("left", "right", "gas"), keys={}, environment="none",
     prompt_tokens=2, prompt_dim=4, window=3,
-    codec=CodecSpec(channels=4, down=4, decoder_widths=(8, 8), decoder_blocks=(1, 1), encoder_widths=(8, 8)),
+    codec=CodecSpec(
+        channels=4, down=4, encoder_width=8, encoder_blocks=1, decoder_widths=(8, 8), decoder_blocks=(1, 1)
+    ),
     generator=GeneratorSpec(dim=32, depth=3, heads=2, action_history=3),
 )  # fmt: skip
 

@@ -15,17 +15,17 @@ from worldmodel.schedule.table import ScheduleTable
 class CodecSpec:
     """The small autoencoder: pictures to latents of `channels` numbers per `down` × `down` pixels."""
 
-    channels: int = 8  # latent channels
+    channels: int = 16  # latent channels
     down: int = 8  # pixels per latent cell, a power of two
+    encoder_width: int = 192  # channels at latent size
+    encoder_blocks: int = 2  # residual blocks there
     decoder_widths: tuple[int, ...] = (160, 96, 48)  # channels at latent size, twice that, four times that, …
     decoder_blocks: tuple[int, ...] = (2, 1, 1)  # residual blocks at each of these sizes
-    encoder_widths: tuple[int, ...] = (64, 128, 192)  # channels at half size, quarter size, …
 
     def __post_init__(self) -> None:
-        if self.down != 2 ** len(self.encoder_widths):
+        if self.down & (self.down - 1) or self.down < 2 ** (len(self.decoder_widths) - 1):
             raise SpecError(
-                f"codec.encoder_widths must name one width per halving: down={self.down} needs "
-                f"{self.down.bit_length() - 1} of them, got {len(self.encoder_widths)}"
+                f"codec.down must be a power of two, at least 2 to the decoder's growing levels: got {self.down}"
             )
         if len(self.decoder_widths) != len(self.decoder_blocks):
             raise SpecError("codec.decoder_widths and codec.decoder_blocks must have equal lengths")
@@ -35,9 +35,9 @@ class CodecSpec:
 class GeneratorSpec:
     """The frame-causal diffusion transformer."""
 
-    dim: int = 320
-    depth: int = 8
-    heads: int = 5
+    dim: int = 256
+    depth: int = 6
+    heads: int = 4
     patch: int = 2  # latent cells per token side
     mlp_ratio: int = 4
     action_history: int = 4  # ticks of actions that a frame is told of, its own included
@@ -66,7 +66,7 @@ class WorldSpec:
     prompt_tokens: int = 4
     prompt_dim: int = 64
     sink: int = 1  # frames kept for ever
-    window: int = 6  # latest clean frames that attention reads
+    window: int = 3  # latest clean frames that attention reads
     codec: CodecSpec = field(default_factory=CodecSpec)
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
     schedule: ScheduleTable = field(default_factory=lambda: ScheduleTable(((1.0,), (0.5,))))

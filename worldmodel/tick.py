@@ -2,13 +2,15 @@
 
     frame, state' = tick(state, action, prompt, noise)
 
-The pass that commits the last clean frame to the cache rides in the first denoising pass of the next tick (exact, because
-the clean frame does not see the noisy ones; algorithms.md A.5). Keys are cached without their turn in time; where they
-stand is data (`position`), and the sink always stands right before the window (re-anchored, as in Rolling Forcing).
+The pass that commits the last clean frame to the cache rides in the first denoising pass of the next tick (exact,
+because the clean frame does not see the noisy ones; algorithms.md A.5). Keys are cached without their turn in time;
+where they stand is data (`position`), and the sink always stands right before the window (re-anchored, as in
+Rolling Forcing).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 from worldmodel.codec.small import Codec
 from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
-from worldmodel.transformer.clip import clean_layer, previous_frames
-from worldmodel.transformer.generator import Block, Generator, attend, turn_time
+from worldmodel.transformer.clip import clean_layer, recent_frames
+from worldmodel.transformer.generator import RECENT, Block, Generator, attend, turn_time
 
 State = dict[str, Tensor]
 
@@ -101,9 +103,9 @@ def recache(world: World, state: State, prompt: Tensor) -> State:
     sigma = torch.zeros(batch, frames, device=latents.device)
     condition = generator.condition(sigma, actions, prompt.unsqueeze(1).expand(-1, frames, -1, -1))
     shared = generator.shared_modulation(condition)
-    x = generator.tokens(latents, previous_frames(latents))
+    x = generator.tokens(latents, recent_frames(latents))
     renewed = dict(state)
-    for layer, block in enumerate(generator.blocks):
+    for layer, block in enumerate(generator.layers):
         x, k, v = clean_layer(block, x, shared, window, generator.space_cos, generator.space_sin)
         renewed[f"kv.{layer}"] = torch.stack([k, v], 1).to(state[f"kv.{layer}"].dtype)
     return renewed
@@ -132,11 +134,11 @@ def next_latent(
     noises = iter(noise.unbind(1))
     new = next(noises).unsqueeze(1)
     flight = torch.cat([state["flight"], new], 1) if flying > 1 else new
-    pending, before = state["latents"][:, -1:], state["latents"][:, -2:-1]
+    shown = state["latents"][:, -1 - RECENT :]  # the pending frame and those before it
     # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
-    total = past.shape[1]
-    told = torch.stack([past[:, end - history : end] for end in range(total - flying, total + 1)], 1)
+    known = past.shape[1]
+    told = torch.stack([past[:, end - history : end] for end in range(known - flying, known + 1)], 1)
 
     memory = [
         _Remembered(state[f"kv.{layer}"], state["position"], state["frame"], flying)
@@ -144,16 +146,18 @@ def next_latent(
     ]
     for p, sigmas in enumerate(schedule.sigmas):
         first = p == 0  # the pending frame rides along, and is committed
-        frames = torch.cat([pending, flight], 1) if first else flight
-        previous = torch.cat([before, pending, flight[:, :-1]], 1) if first else torch.cat([pending, flight[:, :-1]], 1)
+        line = torch.cat([shown, flight], 1)
+        fresh = flying + 1 if first else flying
+        frames, total = line[:, -fresh:], line.shape[1]
+        recent = torch.cat([line[:, total - fresh - back : total - back] for back in range(1, RECENT + 1)], 2)
         sigma = torch.tensor([0.0, *sigmas] if first else sigmas, device=new.device).expand(frames.shape[0], -1)
         told_now = told if first else told[:, 1:]
         condition = generator.condition(sigma, told_now, prompt.unsqueeze(1).expand(-1, frames.shape[1], -1, -1))
         shared = generator.shared_modulation(condition)
-        x = generator.tokens(frames, previous)
-        for block, remembered in zip(generator.blocks, memory, strict=True):
+        x = generator.tokens(frames, recent)
+        for block, remembered in zip(generator.layers, memory, strict=True):
             x = remembered.layer(block, x, shared, generator.space_cos, generator.space_sin, commit=first)
-        clean = generator.latent(x[:, -flying:], condition[:, -flying:]).float()
+        clean = generator.latent(x[:, -flying:], condition[:, -flying:], recent[:, -flying:]).float()
         levels = [schedule.next_sigma(p, f) for f in range(flying)]
         flight = torch.stack(
             [_renoise(clean[:, f], level, noises) if level else clean[:, f] for f, level in enumerate(levels)], 1
@@ -175,8 +179,8 @@ def next_latent(
     return latent, after
 
 
-def _renoise(clean: Tensor, level: float, noises: object) -> Tensor:
-    return (1 - level) * clean + level * next(noises)  # type: ignore[call-overload, no-any-return]
+def _renoise(clean: Tensor, level: float, noises: Iterator[Tensor]) -> Tensor:
+    return (1 - level) * clean + level * next(noises)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`worldloop train codec|world|distil|prompt`: the stages of making a world, each resumable and bounded in time."""
+"""`worldloop train codec|world|prompt`: the stages of making a world, each resumable and bounded in time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Train the parts of a world, in this order: codec, world, distil.")
+app = typer.Typer(no_args_is_help=True, help="Train the parts of a world, in this order: codec, world.")
 
 Data = Annotated[Path, typer.Option(help="a recording made by 'worldloop record'")]
 Out = Annotated[Path, typer.Option(help="the run's folder: spec.json, weights, sample strips, TensorBoard events")]
@@ -27,7 +27,9 @@ def codec(
     data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, frames: int = 100_000, seed: Seed = 0,
     resume: Resume = False, set_: Set = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train the autoencoder between pictures and latents. Several processes: torchrun --nproc-per-node N -m runtime.cli …"""
+    """Train the autoencoder between pictures and latents. Several processes: torchrun --nproc-per-node N -m
+    runtime.cli …
+    """
     from worldmodel.train.codec import train_codec
     from worldmodel.train.plan import plan_world
 
@@ -39,7 +41,7 @@ def codec(
 @app.command()
 def world(
     data: Data, out: Out, minutes: Minutes = 240, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
-    init: Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier world.safetensors")] = None,
+    init: Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier run's")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the generator by diffusion forcing; needs the codec of the same OUT."""
@@ -51,21 +53,10 @@ def world(
 
 
 @app.command()
-def distil(
-    data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
-    rate: Annotated[float, typer.Option(help="learning rate of the student")] = 1e-4, as_json: Json = False,
-) -> None:  # fmt: skip
-    """Train on the world's own roll-outs (Self Forcing with DMD); needs codec and world of the same OUT."""
-    from worldmodel.train.distil import distil_world
-    from worldmodel.train.plan import read_plan
-
-    figures = distil_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, rate)
-    _report(out / "distil.safetensors", figures, as_json)
-
-
-@app.command()
 def prompt(out: Out, minutes: Minutes = 20, seed: Seed = 0, as_json: Json = False) -> None:
-    """Train the text encoder that all native worlds share. Worlds trained with another encoder will not know its vectors."""
+    """Train the text encoder that all native worlds share. Worlds trained with another encoder will not know its
+    vectors.
+    """
     from worldmodel.prompt.train import train as train_prompt
 
     figures = train_prompt(out, minutes, seed)

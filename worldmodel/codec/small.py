@@ -13,13 +13,25 @@ from torch import Tensor, nn
 from worldmodel.spec import CodecSpec
 
 
+class Conv(nn.Module):
+    """A 3 × 3 convolution whose weight is kept as a matrix, [out, in · 9], so that Muon can train it."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        plain = nn.Conv2d(width_in, width_out, 3)
+        self.weight, self.bias = nn.Parameter(plain.weight.detach().flatten(1).clone()), plain.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.unflatten(1, (-1, 3, 3)), self.bias, padding=1)
+
+
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)))), the last convolution starting at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first = Conv(width, width)
+        self.second = Conv(width, width)
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,16 +47,16 @@ class Codec(nn.Module):
     def __init__(self, spec: CodecSpec, height: int, width: int, side: int) -> None:
         super().__init__()
         self.height, self.width, self.side = height, width, side
-        layers: list[nn.Module] = []
-        channels = 3
-        for wide in spec.encoder_widths:
-            layers += [nn.Conv2d(channels, wide, 4, stride=2, padding=1), Residual(wide)]
-            channels = wide
+        wide = spec.encoder_width
         self.encoder = nn.Sequential(
-            *layers, Residual(channels), nn.ReLU(), nn.Conv2d(channels, spec.channels, 3, padding=1)
+            nn.Conv2d(3, wide, spec.down, stride=spec.down),
+            *(Residual(wide) for _ in range(spec.encoder_blocks)),
+            nn.ReLU(),
+            nn.Conv2d(wide, spec.channels, 3, padding=1),
         )
 
-        layers, channels = [], spec.channels
+        layers: list[nn.Module] = []
+        channels = spec.channels
         sizes = list(zip(spec.decoder_widths, spec.decoder_blocks, strict=True))
         for level, (wide, blocks) in enumerate(sizes):
             grow = 1 if level == 0 else 2

@@ -12,6 +12,7 @@ from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.dataset import Dataset
 from worldmodel.train.frames import as_input, shards_of_frames
+from worldmodel.train.optimisers import optimisers
 from worldmodel.train.pictures import save_strip
 from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
@@ -29,17 +30,15 @@ def train_codec(
     seed: int = 0,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses and held-out PSNR."""
+    """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses and held-out
+    PSNR.
+    """
     team = Team.join()
     torch.manual_seed(seed + team.rank)
     pictures = load_pictures(data, frames, seed).to(team.device)
     held_out, pictures = pictures[:64], pictures[64:]
-    codec = World(spec).codec.to(team.device)
-    if team.device.type == "cuda":
-        codec = codec.to(memory_format=torch.channels_last)
-        torch.backends.cudnn.benchmark = True
-    optimiser = torch.optim.AdamW(codec.parameters(), lr=2e-3, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
-    run = Run(out, "codec", codec, [optimiser], Budget(minutes), team, resume=resume)
+    codec = World(spec).codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = Run(out, "codec", codec, optimisers(codec), Budget(minutes), team, resume=resume)
 
     def step(_: int) -> dict[str, Tensor]:
         chosen = pictures[torch.randint(len(pictures), (batch,), device=pictures.device)]
@@ -49,7 +48,7 @@ def train_codec(
             noise = torch.rand(batch, 1, 1, 1, device=latent.device) * LATENT_NOISE
             made = codec.decode(latent + noise * torch.randn_like(latent))
         loss, squared = reconstruction_loss(made.float(), target)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {"loss": loss.detach(), "psnr": -10 * squared.detach().log10()}
 
     def show(step: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,18 +18,16 @@ def as_input(pictures: Tensor) -> Tensor:
     return pictures.permute(0, 3, 1, 2).float() / 255
 
 
-def shards_of_frames(dataset: Dataset) -> Iterator[Tensor]:
-    """The frames of every shard in turn, uint8 [frames, height, width, 3], unpacked by other processes ahead of time."""
-    workers = min(12, (os.cpu_count() or 1) - 1, len(dataset.shards))
-    yield from DataLoader(_Shards(dataset), batch_size=None, num_workers=workers)
+def shards_of_frames(dataset: Dataset, shards: Iterable[int] | None = None) -> Iterator[Tensor]:
+    """The frames of every shard (or of some) in turn, uint8 [frames, height, width, 3], read ahead by others."""
+    wanted = range(len(dataset.shards)) if shards is None else shards
+    workers = min(12, (os.cpu_count() or 1) - 1)
+    yield from DataLoader(_Shards(dataset), sampler=wanted, batch_size=None, num_workers=workers)
 
 
 class _Shards(TorchDataset[Tensor]):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset.shards)
 
     def __getitem__(self, shard: int) -> Tensor:
         return torch.from_numpy(self.dataset.read(shard, "frames"))

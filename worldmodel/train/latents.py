@@ -1,11 +1,13 @@
-"""A recording as the generator trains on it: latents of every frame, actions with history, captions as prompt embeddings."""
+"""A recording as the generator trains on it: latents of every frame, actions with history, captions as prompt
+embeddings.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from worldmodel.errors import DatasetError
 from worldmodel.spec import WorldSpec
 from worldmodel.train.dataset import Dataset
 from worldmodel.train.frames import as_input, shards_of_frames
+from worldmodel.train.run import write_whole
+from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip
 
 CAPTIONS_PER_SCENE = 4
@@ -50,7 +54,9 @@ class LatentSet:
         return ok.nonzero().squeeze(1)
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:
-        """The last `length` actions up to each frame's own, [..., length, action_dim]; nothing pressed before an episode."""
+        """The last `length` actions up to each frame's own, [..., length, action_dim]; nothing pressed before an
+        episode.
+        """
         index = frame.unsqueeze(-1) - torch.arange(length - 1, -1, -1, device=frame.device)
         inside = index >= self.first[frame].unsqueeze(-1)
         return self.actions[side.unsqueeze(-1), index.clamp(min=0)] * inside.unsqueeze(-1)
@@ -58,7 +64,8 @@ class LatentSet:
     def clips(
         self, spec: WorldSpec, start: Tensor, frames: int, generator: torch.Generator
     ) -> tuple[Clip, Tensor, Tensor]:
-        """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of the episode.
+        """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
+        the episode.
 
         Returns the clips, whether history was renamed to the newest prompt (as KV-recache does; [batch] bool), and the
         scene of every frame, [batch, frames].
@@ -85,64 +92,58 @@ class LatentSet:
 
 
 def load_latents(
-    data: Path, spec: WorldSpec, codec: Codec, encode_prompts: Callable[[list[str]], Tensor], device: torch.device
+    data: Path, spec: WorldSpec, codec: Codec, encode_prompts: Callable[[list[str]], Tensor], team: Team
 ) -> LatentSet:
-    """Encode a recording once per codec; the result is kept beside it and read back the next time."""
+    """Encode a recording once per codec, shard by shard, shared among the team; the results are kept beside it."""
     dataset = Dataset(data)
     if tuple(dataset.info.actions) != spec.actions:
         raise DatasetError(f"{data} has actions {dataset.info.actions}, the world has {list(spec.actions)}")
     key = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in codec.parameters())).hexdigest()[:12]
-    kept = data / f"latents-{key}.pt"
-    if kept.exists():
-        loaded = torch.load(kept, weights_only=True, mmap=True)
-    else:
-        loaded = _encode(dataset, spec, codec.to(device), device)
-        torch.save(loaded, kept)
-    texts: list[str] = json.loads(bytes(loaded.pop("texts").tolist()))
-    prompts = torch.cat([encode_prompts(texts[i : i + 512]).float().cpu() for i in range(0, len(texts), 512)])
-    return LatentSet(**loaded, prompts=prompts)
+    kept = [shard.with_suffix(f".{key}.pt") for shard in dataset.shards]
+    mine = [i for i, path in enumerate(kept) if not path.exists()][team.rank :: team.size]
+    codec = codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for i, frames in zip(
+        mine, shards_of_frames(dataset, tqdm(mine, desc="encode", unit="shard", disable=not team.leads)), strict=True
+    ):
+        write_whole(kept[i], partial(torch.save, _encode(frames, spec, codec, team.device)))
+    team.wait_for_all()
+    latents = torch.cat([torch.load(path, weights_only=True) for path in kept], 1)
 
-
-@torch.no_grad()
-def _encode(dataset: Dataset, spec: WorldSpec, codec: Codec, device: torch.device) -> dict[str, Tensor]:
-    sides = 2 if spec.mirror else 1
-    total = len(dataset)
-    latents = torch.empty(sides, total, *spec.latent_shape, dtype=torch.float16)
-    actions, episodes, scenes = [], [], []
+    shards = range(len(dataset.shards))
     texts: dict[str, int] = {}
     captions: list[list[int]] = []
-    at = 0
-    for shard, frames in enumerate(
-        tqdm(shards_of_frames(dataset), total=len(dataset.shards), desc="encode", unit="shard")
-    ):
-        base = len(captions)
+    scenes = []
+    for shard in shards:
+        scenes.append(torch.from_numpy(dataset.read(shard, "scene").astype(np.int64)) + len(captions))
         for scene in dataset.scenes(shard):
             said = [scene["captions"][i % len(scene["captions"])] for i in range(CAPTIONS_PER_SCENE)]
             captions.append([texts.setdefault(text, len(texts)) for text in said])
+    said_texts = list(texts)
+    prompts = torch.cat([encode_prompts(said_texts[i : i + 512]).float().cpu() for i in range(0, len(texts), 512)])
+
+    action = torch.cat([torch.from_numpy(dataset.read(shard, "actions").astype(np.float32)) for shard in shards])
+    episode = torch.cat([torch.from_numpy(dataset.read(shard, "episode").astype(np.int64)) for shard in shards])
+    begins = torch.cat([torch.ones(1, dtype=torch.bool), episode[1:] != episode[:-1]])
+    first = torch.cummax(torch.where(begins, torch.arange(len(episode)), 0), 0).values
+    sides = [action, action[:, _mirrored(spec)]][: len(latents)]
+    return LatentSet(latents, torch.stack(sides), episode, first, torch.cat(scenes), torch.tensor(captions), prompts)
+
+
+def _mirrored(spec: WorldSpec) -> list[int]:
+    """For every action the one that takes its place in a mirrored picture."""
+    partner = dict(spec.mirror) | {b: a for a, b in spec.mirror}
+    return [spec.actions.index(partner.get(name, name)) for name in spec.actions]
+
+
+@torch.no_grad()
+def _encode(frames: Tensor, spec: WorldSpec, codec: Codec, device: torch.device) -> Tensor:
+    """Latents of one shard, [sides, frames, channels, rows, columns] float16."""
+    sides = []
+    for side in range(2 if spec.mirror else 1):
+        parts = []
         for begin in range(0, len(frames), 256):
             pictures = as_input(frames[begin : begin + 256].to(device))
             with torch.autocast(device.type, torch.bfloat16):
-                for side in range(sides):
-                    latent = codec.encode(pictures.flip(3) if side else pictures)
-                    latents[side, at + begin : at + begin + len(latent)] = latent.half().cpu()
-        at += len(frames)
-        actions.append(torch.from_numpy(dataset.read(shard, "actions").astype(np.float32)))
-        episodes.append(torch.from_numpy(dataset.read(shard, "episode").astype(np.int64)))
-        scenes.append(torch.from_numpy(dataset.read(shard, "scene").astype(np.int64)) + base)
-    action = torch.cat(actions)
-    mirrored = list(range(len(spec.actions)))
-    for a, b in spec.mirror:
-        i, j = spec.actions.index(a), spec.actions.index(b)
-        mirrored[i], mirrored[j] = j, i
-    episode = torch.cat(episodes)
-    new = torch.cat([torch.ones(1, dtype=torch.bool), episode[1:] != episode[:-1]])
-    first = torch.cummax(torch.where(new, torch.arange(total), 0), 0).values
-    return {
-        "latents": latents,
-        "actions": torch.stack([action, action[:, mirrored]][:sides]),
-        "episode": episode,
-        "first": first,
-        "scene": torch.cat(scenes),
-        "captions": torch.tensor(captions),
-        "texts": torch.tensor(list(json.dumps(list(texts)).encode()), dtype=torch.uint8),
-    }
+                parts.append(codec.encode(pictures.flip(3) if side else pictures).half().cpu())
+        sides.append(torch.cat(parts))
+    return torch.stack(sides)

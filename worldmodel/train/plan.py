@@ -13,18 +13,21 @@ from worldmodel.train.dataset import DatasetInfo
 
 
 def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
-    """The spec in OUT, or a new one: picture, actions and tick rate from the recording, the rest defaults and `changes`."""
-    if (out / "spec.json").exists():
-        if changes:
-            raise SpecError(f"{out}/spec.json exists already: --set belongs to a new folder")
-        return read_plan(out)
+    """The spec in OUT, or a new one: picture, actions and tick rate from the recording, the rest defaults and
+    `changes`.
+    """
     info = DatasetInfo.read(data)
     spec = WorldSpec(
-        name=out.name, height=info.height, width=info.width, tick_hz=info.tick_hz, actions=tuple(info.actions), keys=info.keys,
-        environment=info.adapter, mirror=tuple((a, b) for a, b in info.mirror),
+        name=out.name, height=info.height, width=info.width, tick_hz=info.tick_hz, actions=tuple(info.actions),
+        keys=info.keys, environment=info.adapter, mirror=tuple((a, b) for a, b in info.mirror),
     )  # fmt: skip
     for change in changes:
         spec = changed(spec, change)
+    if (out / "spec.json").exists():
+        kept = read_plan(out)
+        if changes and kept != spec:
+            raise SpecError(f"{out}/spec.json says otherwise than --set: that option belongs to a new folder")
+        return kept
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.json").write_text(spec.to_json())
     return spec

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldmodel.begin import begin, context_frames
 from worldmodel.codec.small import to_picture
-from worldmodel.errors import CheckpointError
 from worldmodel.prompt.encoder import PromptEncoder
-from worldmodel.tick import State, World, recache, start, tick
+from worldmodel.tick import State, World, recache, tick
 from worldmodel.train.codec import load_codec
 from worldmodel.train.envs import Adapter
 from worldmodel.train.frames import as_input
@@ -65,35 +65,27 @@ class RealGame:
 
 
 class TorchWorld:
-    """A run folder's world (spec.json, codec.safetensors, distil.safetensors or world.safetensors), on torch."""
+    """A run folder's world (spec.json, codec.safetensors, world.safetensors), on torch."""
 
     def __init__(self, run: Path, autocast: bool = True) -> None:
         self.spec = read_plan(run)
-        trained = [run / name for name in ("distil.safetensors", "world.safetensors") if (run / name).exists()]
-        if not trained:
-            raise CheckpointError(f"{run}: no world.safetensors: 'worldloop train world' comes first")
         self._world = World(self.spec)
         self._world.codec = load_codec(self.spec, run)
-        load_weights(self._world.generator, trained[0])
+        load_weights(self._world.generator, run / "world.safetensors")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._world.to(self.device).requires_grad_(False).eval()
         self._autocast = autocast
         self._encoder = PromptEncoder.load()
         self.actions = self.spec.actions
-        self.context = self.spec.window + 1 + self.spec.generator.action_history
+        self.context = context_frames(self.spec)
 
     @torch.no_grad()
     def begin(
         self, frames: NDArray[np.uint8], actions: NDArray[np.bool_], prompts: Sequence[str], seed: int
     ) -> TorchGame:
-        history, kept = self.spec.generator.action_history, self.spec.window + 2
-        players, count = frames.shape[:2]
+        shown, led = (torch.from_numpy(array).to(self.device) for array in (frames, actions))
         with self.precision():
-            pictures = as_input(torch.from_numpy(frames[:, -kept:]).to(self.device).flatten(0, 1))
-            latents = self._world.codec.encode(pictures).unflatten(0, (players, kept)).float()
-            pressed = torch.from_numpy(actions).to(self.device).float()
-            told = torch.stack([pressed[:, i + 1 - history : i + 1] for i in range(count - kept, count)], 1)
-            state = start(self._world, latents, told)
+            state = begin(self._world, shown, led.float())
         game = TorchGame(self, state, torch.empty(0), torch.Generator(self.device).manual_seed(seed))
         game.say(prompts)
         return game

@@ -16,17 +16,20 @@ from worldmodel.train.pictures import save_strip
 from worldmodel.transformer.clip import Clip
 
 SHOWN = (1, 2, 5, 10, 20, 30, 50, 75)  # ticks on a strip
-PLAYERS = 8
+PLAYERS = 8  # on the strip
+FIGURES = 24  # that the figures are taken from
 
 
 @torch.no_grad()
 def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
-    """Roll PLAYERS recorded key sequences out freely; write the strip, return PSNR of tick 1 against repeating the frame."""
+    """Roll recorded key sequences out freely; write the strip, return PSNR of tick 1 against repeating the
+    frame.
+    """
     spec, ticks = world.spec, max(SHOWN)
     generator = torch.Generator(device=latents.latents.device).manual_seed(7)
     begin = spec.window + 1
     starts = latents.starts(begin + ticks)
-    chosen = starts[torch.linspace(0, len(starts) - 1, 8 * PLAYERS, device=starts.device).long()]
+    chosen = starts[torch.linspace(0, len(starts) - 1, FIGURES, device=starts.device).long()]
     clip, _, _ = latents.clips(spec, chosen, 1 + begin + ticks, generator)
     with torch.autocast(clip.clean.device.type, torch.bfloat16):
         made = roll_out(world, clip, begin, ticks, generator)
@@ -36,7 +39,7 @@ def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
         rows = []
         for player in range(PLAYERS):
             for source, offset in ((clip.clean, begin), (made, -1)):
-                wanted = torch.stack([source[player * 8, offset + t] for t in SHOWN])
+                wanted = torch.stack([source[player * FIGURES // PLAYERS, offset + t] for t in SHOWN])
                 rows.append(list(to_picture(world.codec.decode(wanted)).cpu().numpy()))
     save_strip(path, rows)
     motion = made.diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,9 @@ from tqdm import tqdm
 
 from worldmodel.errors import CheckpointError
 from worldmodel.train.team import Team
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SAVE_EVERY = 120.0  # seconds between checkpoints
 
@@ -44,11 +48,9 @@ class Run:
     """Drives `step(step_number) -> losses` until the budget is spent."""
 
     def __init__(
-        self, out: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], budget: Budget, team: Team,
-        ema: float = 0.999, resume: bool = False, others: dict[str, nn.Module | torch.optim.Optimizer] | None = None,
+        self, out: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], budget: Budget, team:
+        Team, ema: float = 0.999, resume: bool = False,
     ) -> None:  # fmt: skip
-        """others: whatever else must be resumed, such as a critic and its optimiser; the caller steps them."""
-        self.others = others or {}
         self.out, self.name, self.model, self.optimisers, self.budget, self.team = (
             out,
             name,
@@ -70,15 +72,21 @@ class Run:
     def resume_file(self) -> Path:
         return self.out / f"{self.name}.resume.pt"
 
+    @property
+    def done(self) -> float:
+        """The share of the time that is spent, 0…1."""
+        return min(self.seconds / (60 * self.budget.minutes), 1.0)
+
     def loop(
         self,
         step: Callable[[int], dict[str, Tensor]],
         show: Callable[[int], dict[str, float]] | None = None,
-        show_every: float = 300.0,
+        show_every: float = 600.0,
     ) -> dict[str, float]:
         """Train. `step` leaves gradients behind and returns what to log; `show` evaluates the averaged weights."""
         writer = self._writer()
         last: dict[str, float] = {}
+        latest: dict[str, Tensor] = {}
         saved = shown = time.monotonic()
         for _ in self._ticking():
             self._set_rates()
@@ -92,8 +100,9 @@ class Run:
                 optimiser.step()
             self.step += 1
             self._update_average()
+            latest |= losses
             if self.step % 20 == 0:
-                last = {k: float(v) for k, v in losses.items()}
+                last = {k: float(v) for k, v in latest.items()}
                 self.history.append({"step": self.step, "seconds": round(self.seconds, 1), **last})
                 if writer:
                     for k, v in last.items():
@@ -114,21 +123,17 @@ class Run:
 
     def save(self) -> None:
         """Write both files whole: a kill in the middle leaves the older ones."""
-        _write(
+        write_whole(
             self.out / f"{self.name}.safetensors",
             lambda p: save_file({k: v.contiguous().cpu() for k, v in self.average.items()}, p),
         )
         state = {
-            "model": self.model.state_dict(), "average": self.average, "optimisers": [o.state_dict() for o in self.optimisers],
-            "others": {k: v.state_dict() for k, v in self.others.items()},
-            "step": self.step, "seconds": self.seconds, "random": torch.get_rng_state(), "history": json.dumps(self.history),
+            "model": self.model.state_dict(), "average": self.average, "optimisers": [o.state_dict() for o in
+            self.optimisers], "step": self.step, "seconds": self.seconds, "random": torch.get_rng_state(),
+            "history": json.dumps(self.history),
         }  # fmt: skip
-        _write(self.resume_file, lambda p: torch.save(state, p))
+        write_whole(self.resume_file, lambda p: torch.save(state, p))
         (self.out / f"{self.name}.json").write_text(json.dumps(self.history))
-
-    def averaged(self) -> dict[str, Tensor]:
-        """The averaged weights, as a state dict."""
-        return self.average
 
     def _load(self) -> None:
         try:
@@ -141,8 +146,6 @@ class Run:
         self.average = state["average"]
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        for name, other in self.others.items():
-            other.load_state_dict(state["others"][name])
         self.step, self.seconds, self.history = state["step"], state["seconds"], json.loads(state["history"])
         if self.team.size == 1:
             torch.set_rng_state(state["random"].cpu())
@@ -175,7 +178,7 @@ class Run:
         names = [k for k, v in current.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in names], [current[k] for k in names], 1 - decay)
 
-    def _show(self, show: Callable[[int], dict[str, float]], writer: object) -> dict[str, float]:
+    def _show(self, show: Callable[[int], dict[str, float]], writer: SummaryWriter | None) -> dict[str, float]:
         raw = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()
@@ -190,14 +193,12 @@ class Run:
         )
         return figures
 
-    def _writer(self) -> object | None:
+    def _writer(self) -> SummaryWriter | None:
         if not self.team.leads:
             return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return None
-        return SummaryWriter(str(self.out / "events"))  # type: ignore[no-untyped-call]
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.out / "events"))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -210,7 +211,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} does not fit the world's spec: {error}") from error
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` make a file; it appears under its name when it is complete."""
     partial = path.with_suffix(path.suffix + ".part")
     write(partial)
     os.replace(partial, path)

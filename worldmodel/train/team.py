@@ -1,4 +1,6 @@
-"""The processes that train together: one, or as many as torchrun started. Gradients are averaged, numbers stay in step."""
+"""The processes that train together: one, or as many as torchrun started. Gradients are averaged, numbers stay in
+step.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +35,11 @@ class Team:
     def leads(self) -> bool:
         """Whether this member writes files and shows progress."""
         return self.rank == 0
+
+    def wait_for_all(self) -> None:
+        """Go on when every member has come here."""
+        if self.size > 1:
+            dist.barrier()
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

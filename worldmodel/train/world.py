@@ -1,12 +1,13 @@
 """Train the generator by diffusion forcing on recorded clips (`worldloop train world`).
 
-Every frame of a clip is denoised from its own clean history. Three kinds of tiles are mixed, so that one set of weights
-knows each of them: single frames (frame-wise play), tiles of rising sigmas (rolling window, partial ones too) and tiles
-of one sigma (diffusion forcing; they let the same weights judge whole roll-outs in distillation).
+Every frame of a clip is denoised from its own clean history, in single frames (frame-wise play) or in tiles of rising
+sigmas (rolling windows, partial ones too), so that one set of weights knows both. In the last part of the time, every
+second step runs on the world's own roll-outs (self_forcing.py).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +19,20 @@ from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.codec import load_codec
 from worldmodel.train.latents import LatentSet, load_latents
+from worldmodel.train.optimisers import optimisers
 from worldmodel.train.preview import preview
 from worldmodel.train.run import Budget, Run, load_weights
+from worldmodel.train.self_forcing import ROLL_OUT, own_loss
 from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
-SETTLING = 3  # frames at a clip's start whose speed cannot be known; they carry no loss
+OWN_PART = 0.25  # the last share of the training time, with own roll-outs
+SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # half of the clips have up to this much noise on their history, unannounced
 PROMPT_NOISE = 0.1
+SINGLE = 0.8  # share of steps with single frames
+PURE = 0.5  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.4  # x0 errors count 1 / max(sigma, floor)²
 
 
@@ -49,20 +55,29 @@ def train_world(
     latents, world = prepare(spec, data, out, team)
     if init is not None:
         load_weights(world.generator, init)
-    starts = latents.starts(CLIP_FRAMES - 1)
+    begin = spec.window + 1
+    starts, own_starts = latents.starts(CLIP_FRAMES - 1), latents.starts(begin + ROLL_OUT)
     layer = compiled(clip_layer, team)
     run = Run(out, "world", world.generator, optimisers(world.generator), Budget(minutes), team, resume=resume)
     # Two processes must not draw the same clips, and a resumed run not the same clips again.
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
 
-    def step(_: int) -> dict[str, Tensor]:
-        start = starts[torch.randint(len(starts), (batch,), device=team.device, generator=draw)]
-        clip, renamed, scene = latents.clips(spec, start, CLIP_FRAMES, draw)
-        sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, spec.window, draw)
+    def clips(among: Tensor, frames: int) -> tuple[Clip, Tensor, Tensor]:
+        start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
+        return latents.clips(spec, start, frames, draw)
+
+    def step(number: int) -> dict[str, Tensor]:
+        own = number % 2 == 0 and team.agree(run.done) > 1 - OWN_PART
         with torch.autocast(team.device.type, torch.bfloat16):
-            loss, plain = forcing_loss(world, clip, renamed, scene, sigma, tile_start, layer)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss.detach(), "x0_mse": plain.detach()}
+            if own:
+                clip, _, _ = clips(own_starts, 1 + begin + ROLL_OUT)
+                figures = {"own": own_loss(world, clip, begin, layer, draw)}
+            else:
+                sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
+                loss, plain = forcing_loss(world, *clips(starts, CLIP_FRAMES), sigma, tile_start, layer)
+                figures = {"loss": loss, "x0_mse": plain.detach()}
+        next(iter(figures.values())).backward()
+        return {name: figure.detach() for name, figure in figures.items()}
 
     return run.loop(step, lambda step: preview(world, latents, out / f"world-{step:06d}.png"))
 
@@ -71,7 +86,7 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     """The recording as latents on the team's device, and a world with the trained codec and a fresh generator."""
     codec = load_codec(spec, out)
     encoder = PromptEncoder.load()
-    latents = load_latents(data, spec, codec, encoder.encode, team.device).to(team.device)
+    latents = load_latents(data, spec, codec, encoder.encode, team).to(team.device)
     world = World(spec)
     world.codec = codec
     return latents, world.to(team.device)
@@ -83,7 +98,7 @@ def forcing_loss(
     renamed: Tensor,
     scene: Tensor,
     sigma: Tensor,
-    tile_start: Tensor,
+    tile_start: Tensor | None,
     layer: Callable[..., Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Weighted x0 error of all frames that can be known, and the plain error of those that start from pure noise."""
@@ -99,7 +114,7 @@ def forcing_loss(
     counts[:, : SETTLING + 1] = False
     error = (made.float() - target).square().mean((2, 3, 4))
     weight = counts / sigma.clamp(min=SIGMA_FLOOR) ** 2
-    pure = counts & (sigma == 1) & (tile_start == torch.arange(sigma.shape[1], device=sigma.device))
+    pure = counts & (sigma == 1)
     return (error * weight).sum() / counts.sum(), (error * pure).sum() / pure.sum().clamp(min=1)
 
 
@@ -122,43 +137,26 @@ def noisy_history(clip: Clip) -> Clip:
     )
 
 
-def draw_tiles(batch: int, frames: int, window: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise levels and tile starts, each [batch, frames]: 60 % single frames, 20 % rolling, 20 % tiles of one level."""
+def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Noise levels and tile starts, each [batch, frames]. Four steps of five have single frames only (tile starts
+    None).
+    """
     device = generator.device
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, device=device, generator=generator)
 
-    kind = draw(batch, 1)
-    length = torch.where(
-        kind < 0.6, 1, torch.where(kind < 0.8, 2 + (3 * draw(batch, 1)).long(), 2 + (7 * draw(batch, 1)).long())
-    )
+    if draw(1) < SINGLE:
+        return torch.where(draw(batch, frames) < PURE, 1.0, 0.05 + 0.95 * draw(batch, frames)), None
+    length = 2 + (3 * draw(batch, 1)).long()
     frame = torch.arange(frames, device=device).expand(batch, -1)
-    offset = (length * draw(batch, 1)).long()
-    place = (frame + offset) % length
-    tile_start = (frame - place).clamp(min=0)
-    # One draw per tile, one per frame; pure noise is where every frame begins, so it is drawn most.
-    tile = torch.div(frame + offset, length, rounding_mode="floor")
-    per_tile = draw(batch, frames + 16).gather(1, tile)
-    pure = draw(batch, frames + 16).gather(1, tile) < 0.4
-    level = torch.where(pure, 1.0, 0.05 + 0.95 * per_tile)
-    rising = (place + per_tile.where(draw(batch, 1) < 0.5, torch.ones_like(per_tile))) / length
-    return torch.where((kind >= 0.6) & (kind < 0.8), rising.clamp(min=0.05), level), tile_start
-
-
-def optimisers(model: torch.nn.Module, rate: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for all the rest."""
-    matrices, rest = [], []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and name.startswith("blocks.") and "modulation" not in name else rest).append(
-            parameter
-        )
-    return [
-        torch.optim.Muon(matrices, lr=2e-3 * rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=1e-3 * rate, weight_decay=0.0, betas=(0.9, 0.98)),
-    ]
+    place = (frame + (length * draw(batch, 1)).long()) % length
+    # As at play, where a tile's levels are its places; in half of the clips anywhere below, as in partial windows.
+    below = torch.where(draw(batch, 1) < 0.5, draw(batch, frames), 1.0)
+    return ((place + below) / length).clamp(min=0.05), (frame - place).clamp(min=0)
 
 
 def compiled(function: Callable[..., Tensor], team: Team) -> Callable[..., Tensor]:
-    """`function` compiled where that pays: one block is compiled and serves all of them."""
-    return torch.compile(function, dynamic=False) if team.device.type == "cuda" else function
+    """`function` compiled where that pays and can be done: one block is compiled and serves all of them."""
+    able = team.device.type == "cuda" or shutil.which("g++") is not None
+    return torch.compile(function, dynamic=False) if able else function

@@ -2,8 +2,8 @@
 
 Two streams run side by side: the clean one plays the role of the cache, the noisy one is what is learned. A noisy frame
 sees clean frames before its *tile* and the noisy frames of its own tile before it; a tile of one frame is frame-wise
-denoising, a tile of rising sigmas a rolling window. (Teacher forcing with a block-causal mask, as in Causal Forcing; the
-tiles are those of Rolling Forcing's training.)
+denoising, a tile of rising sigmas a rolling window. (Teacher forcing with a block-causal mask, as in Causal
+Forcing; the tiles are those of Rolling Forcing's training.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.transformer.generator import Block, Generator, attend, turn_time
+from worldmodel.transformer.generator import RECENT, Block, Generator, attend, turn_time
 
 
 @dataclass(frozen=True)
@@ -39,37 +39,45 @@ def denoise_clip(
     clip: Clip,
     noisy: Tensor,
     sigma: Tensor,
-    tile_start: Tensor,
+    tile_start: Tensor | None,
     window: int,
     layer: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Predict x0 of every noisy frame, [batch, frames, channels, rows, columns].
 
-    noisy: like clip.clean. sigma: [batch, frames]. tile_start: [batch, frames] int64, the first frame of each frame's tile.
+    noisy: like clip.clean. sigma: [batch, frames].
+    tile_start: [batch, frames] int64, the first frame of each frame's tile; None where every frame is its own tile.
     layer: `clip_layer` or a compiled form of it.
     """
     layer = layer or clip_layer
-    in_tile = tile_membership(tile_start, window)
-    before = previous_frames(clip.clean)
-    before_noisy = torch.where(in_tile[:, :, -1, None, None, None], previous_frames(noisy), before)
+    recent = recent_noisy = recent_frames(clip.clean)
+    in_tile = None
+    if tile_start is not None:
+        in_tile = tile_membership(tile_start, window)
+        own = in_tile[:, :, [-1 - back for back in range(RECENT)]].repeat_interleave(noisy.shape[2], 2)
+        recent_noisy = torch.where(own[:, :, :, None, None], recent_frames(noisy), recent)
     condition = generator.condition(
         torch.cat([clip.clean_sigma, sigma], 1),
         torch.cat([clip.actions, clip.actions], 1),
         torch.cat([clip.clean_prompt, clip.prompt], 1),
     )
     shared = generator.shared_modulation(condition)
-    x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([before, before_noisy], 1))
-    for block in generator.blocks:
-        x = layer(block, x, shared, in_tile, generator.space_cos, generator.space_sin)
+    x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))
+    for block in generator.layers:
+        x = layer(block, x, shared, in_tile, window, generator.space_cos, generator.space_sin)
     frames = noisy.shape[1]
-    return generator.latent(x[:, frames:], condition[:, frames:])
+    return generator.latent(x[:, frames:], condition[:, frames:], recent_noisy)
 
 
-def clip_layer(block: Block, x: Tensor, shared: Tensor, in_tile: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def clip_layer(
+    block: Block, x: Tensor, shared: Tensor, in_tile: Tensor | None, window: int, cos: Tensor, sin: Tensor
+) -> Tensor:
     """One block over both streams. x: [batch, 2 · frames, tokens, dim], clean frames first."""
     q, k, v = block.project(x, shared, cos, sin)
-    k, v = two_stream_slots(k, in_tile), two_stream_slots(v, in_tile)
-    return block.finish(x, attend(q, turned_slots(k), v.flatten(2, 3)), shared)
+    q, k, sink = turned_clip(q, k, window)
+    keys = two_stream_slots(k, sink, in_tile, window)
+    values = two_stream_slots(v, v[:, :1].expand_as(v), in_tile, window)
+    return block.finish(x, attend(q, keys, values), shared)
 
 
 def clean_layer(
@@ -77,35 +85,42 @@ def clean_layer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One block over the clean stream alone: the tokens after it, and its keys and values, to be cached."""
     q, k, v = block.project(x, shared, cos, sin)
-    keys, values = torch.stack(clean_slots(k, window), 2), torch.stack(clean_slots(v, window), 2)
-    return block.finish(x, attend(q, turned_slots(keys), values.flatten(2, 3)), shared), k, v
+    turned_q, turned_k, sink = turned_clip(q, k, window, streams=1)
+    keys = torch.cat(clean_slots(turned_k, sink, window), 2)
+    values = torch.cat(clean_slots(v, v[:, :1].expand_as(v), window), 2)
+    return block.finish(x, attend(turned_q, keys, values), shared), k, v
 
 
-def clean_slots(clean: Tensor, window: int) -> list[Tensor]:
+def turned_clip(q: Tensor, k: Tensor, window: int, streams: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys turned in time by their frame's number, and the sink's keys as each frame sees them.
+
+    For every frame the sink stands window + 1 frames before it. All are [batch, streams · frames, tokens, heads,
+    head_dim].
+    """
+    frame = torch.arange(q.shape[1] // streams, device=q.device).repeat(streams)
+    sink = turn_time(k[:, :1].expand_as(k), window + 1 - frame)
+    return turn_time(q, -frame), turn_time(k, -frame), sink
+
+
+def clean_slots(clean: Tensor, sink: Tensor, window: int) -> list[Tensor]:
     """What each frame attends to: the sink, the frames `window` … 1 before it, itself; [batch, frames, …] each.
 
     Before the first frame of the clip stands that first frame.
     """
-    return [clean[:, :1].expand_as(clean), *(shifted(clean, distance) for distance in range(window, 0, -1)), clean]
+    return [sink, *(shifted(clean, distance) for distance in range(window, 0, -1)), clean]
 
 
-def two_stream_slots(fresh: Tensor, in_tile: Tensor) -> Tensor:
-    """`clean_slots` for both streams, [batch, 2 · frames, 1 + window + 1, tokens, heads, head_dim]."""
-    window = in_tile.shape[2]
+def two_stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window: int) -> Tensor:
+    """`clean_slots` for both streams, [batch, 2 · frames, (1 + window + 1) · tokens, heads, head_dim]."""
     clean, noisy = fresh.chunk(2, dim=1)
-    slots = clean_slots(clean, window)
-    slots_noisy = [slots[0]]
-    for slot, distance in enumerate(range(window, 0, -1)):
-        slots_noisy.append(
-            torch.where(in_tile[:, :, slot, None, None, None], shifted(noisy, distance), slots[1 + slot])
-        )
-    return torch.cat([torch.stack(slots, 2), torch.stack([*slots_noisy, noisy], 2)], 1)
-
-
-def turned_slots(keys: Tensor) -> Tensor:
-    """Keys turned by their distance in time, the sink by window + 1: [batch, frames, slots · tokens, heads, head_dim]."""
-    distance = torch.arange(keys.shape[2] - 1, -1, -1, device=keys.device)
-    return turn_time(keys, distance).flatten(2, 3)
+    sink, sink_noisy = sink.chunk(2, dim=1)
+    slots = clean_slots(clean, sink, window)
+    slots_noisy = [sink_noisy, *slots[1:-1], noisy]
+    if in_tile is not None:
+        for slot, distance in enumerate(range(window, 0, -1)):
+            own = in_tile[:, :, slot, None, None, None]
+            slots_noisy[1 + slot] = torch.where(own, shifted(noisy, distance), slots[1 + slot])
+    return torch.cat([torch.cat(slots, 2), torch.cat(slots_noisy, 2)], 1)
 
 
 def tile_membership(tile_start: Tensor, window: int) -> Tensor:
@@ -124,6 +139,8 @@ def shifted(frames: Tensor, distance: int) -> Tensor:
     )
 
 
-def previous_frames(latents: Tensor) -> Tensor:
-    """The latent before each frame, as the generator's second input; the sink and frame 1 stand in for their own."""
-    return shifted(latents, 1)
+def recent_frames(latents: Tensor) -> Tensor:
+    """The RECENT latents before each frame as channels, the nearest first; the sink and frame 1 stand in for what
+    was before.
+    """
+    return torch.cat([shifted(latents, distance) for distance in range(1, RECENT + 1)], 2)

@@ -1,8 +1,8 @@
 """The native generator: a frame-causal diffusion transformer that is told noise level, actions and prompt per frame.
 
 It predicts the clean latent x0 of every frame it is given. What a frame may attend to is the caller's business: `Block`
-takes attention apart into `project` (queries, keys, values of fresh frames) and `finish`, so that training (clip.py) and
-play (tick.py) share all weights and arithmetic and differ only in where keys come from.
+takes attention apart into `project` (queries, keys, values of fresh frames) and `finish`, so that training
+(clip.py) and play (tick.py) share all weights and arithmetic and differ only in where keys come from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from worldmodel.spec import WorldSpec
 from worldmodel.transformer.rope import space_angles, time_angles, time_dim, turn
 
 NOISE_FREQUENCIES = 64
+RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
 
 
 class Block(nn.Module):
@@ -71,7 +72,7 @@ class Generator(nn.Module):
         channels, rows, columns = spec.latent_shape
         self.patch, self.grid = sizes.patch, (rows // sizes.patch, columns // sizes.patch)
         token_in = channels * sizes.patch**2
-        self.embed = nn.Linear(2 * token_in, sizes.dim)
+        self.embed = nn.Linear((1 + RECENT) * token_in, sizes.dim)
         self.place = nn.Parameter(torch.randn(spec.tokens, sizes.dim) * 0.02)
         self.noise_level = _mlp(2 * NOISE_FREQUENCIES, sizes.dim)
         self.actions = _mlp(sizes.action_history * len(spec.actions), sizes.dim)
@@ -79,13 +80,19 @@ class Generator(nn.Module):
         self.adaln = nn.Linear(sizes.dim, 6 * sizes.dim)
         self.blocks = nn.ModuleList(Block(sizes.dim, sizes.heads, sizes.mlp_ratio) for _ in range(sizes.depth))
         self.head_modulation = nn.Linear(sizes.dim, 2 * sizes.dim)
+        self.carry = nn.Linear(sizes.dim, token_in)
         self.head = nn.Linear(sizes.dim, token_in)
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
-        for quiet in (self.adaln, self.head_modulation, self.head):
+        for quiet in (self.adaln, self.head_modulation, self.head, self.carry):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
+        nn.init.ones_(self.carry.bias)
+
+    @property
+    def layers(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def condition(self, sigma: Tensor, actions: Tensor, prompt: Tensor) -> Tensor:
         """One vector per frame, [batch, frames, dim].
@@ -110,10 +117,16 @@ class Generator(nn.Module):
         """[batch, frames, 6, dim], computed once for all blocks."""
         return self.adaln(condition).unflatten(-1, (6, -1))
 
-    def latent(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The predicted clean latents [batch, frames, channels, rows, columns] from the last block's tokens."""
+    def latent(self, x: Tensor, condition: Tensor, recent: Tensor) -> Tensor:
+        """The predicted clean latents [batch, frames, channels, rows, columns] from the last block's tokens.
+
+        What is learned is the change since the frame before; how much of that frame is carried over is learned too.
+        """
         shift, scale = self.head_modulation(condition).unsqueeze(-2).chunk(2, dim=-1)
-        return unpatchify(self.head(F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift), self.patch, self.grid)
+        change = self.head(F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift)
+        channels = recent.shape[2] // RECENT
+        carried = self.carry(condition).unsqueeze(-2) * patchify(recent[:, :, :channels], self.patch)
+        return unpatchify(change + carried, self.patch, self.grid)
 
 
 def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -125,7 +138,7 @@ def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def turn_time(keys: Tensor, distance: Tensor) -> Tensor:
     """Turn cached keys by how far they lie before their query.
 
-    keys: [..., slots, tokens, heads, head_dim]. distance: [..., slots] frames.
+    keys: [..., frames, tokens, heads, head_dim]. distance: [..., frames] frames.
     """
     head_dim = keys.shape[-1]
     space = head_dim - time_dim(head_dim)
@@ -137,7 +150,8 @@ def turn_time(keys: Tensor, distance: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention without a mask. q: [..., queries, heads, head_dim]; k, v: [..., keys, heads, head_dim].
 
-    Returns [..., queries, heads · head_dim]. On a CPU that trains, plain products: the fused kernel's backward is slower.
+    Returns [..., queries, heads · head_dim]. On a CPU that trains, plain products: the fused kernel's backward is
+    slower.
     """
     lead = q.shape[:-3]  # the fused kernels want exactly four axes
     q, k, v = (x.flatten(0, -4).transpose(-2, -3) for x in (q, k, v))
