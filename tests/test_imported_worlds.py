@@ -12,7 +12,7 @@ from runtime.errors import PromptError
 from runtime.session import Session
 from worldmodel.errors import CheckpointError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
-from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise
+from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise, zero_state
 from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, even_levels
 from worldmodel.families.open_oasis_dit import DitSpec
 from worldmodel.families.open_oasis_vae import VitVaeSpec
@@ -79,6 +79,24 @@ def test_a_session_plays_saves_and_goes_on(family, dtype):
 
 
 @pytest.mark.parametrize("family", WORLDS)
+def test_a_tick_can_be_captured_as_one_graph(family):
+    kind, spec = WORLDS[family]
+    torch.manual_seed(0)
+    world = kind(spec).eval().requires_grad_(False)
+    about = world.about
+    inputs = (
+        torch.rand(1, about.action_dim),
+        torch.zeros(1, 3, about.prompt_shape[1]),
+        torch.randn(1, *about.noise_shape),
+    )
+    captured = torch.export.export(world, (zero_state(world, 1), *inputs)).module()
+    state = other = zero_state(world, 1)
+    for _ in range(3):
+        (frame, state), (again, other) = world(state, *inputs), captured(other, *inputs)
+        assert (frame.int() - again.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("family", WORLDS)
 def test_a_checkpoint_is_recognised_from_its_names(family):
     shapes = {name: tuple(tensor.shape) for name, tensor in weights_of(family).items()}
     found, _ = recognise(shapes, {}, "file")
@@ -106,7 +124,7 @@ def test_weights_that_do_not_fit_are_named(family):
     "family, spec, millions", [("diamond", DiamondSpec(num_actions=4), 4.4), ("waypoint", WaypointWorldSpec(), 2300)]
 )
 def test_the_published_worlds_have_their_published_sizes(family, spec, millions):
-    """DIAMOND's Atari denoiser is given as 4.4 million parameters, Waypoint-1-Small, without its codec, as 2.3 billion."""
+    """Given are 4.4 million parameters for DIAMOND's denoiser, 2.3 billion for Waypoint-1-Small without its codec."""
     parts = dict(outline(family, spec).named_children())
     generator = next(iter(parts.values()))
     assert sum(tensor.numel() for tensor in generator.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)

@@ -78,6 +78,26 @@ def test_players_at_different_points_share_a_batch(codec):
         assert after["decoder.phase"][player] == expected_after["decoder.phase"]
 
 
+def test_a_captured_decoder_serves_starting_and_running_streams(codec):
+    """A graph cannot ask whether a stream is starting: it must do right by both."""
+
+    class Decode(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codec = codec
+
+        def forward(self, latents, state):
+            return self.codec.decode(latents, state)
+
+    state = codec.empty_state(1, 3, 2)
+    captured = torch.export.export(Decode(), (latents(1), state)).module()
+    for seed in range(3):
+        expected, after = codec.decode(latents(1, seed=seed), state)
+        pictures, state = captured(latents(1, seed=seed), state)
+        torch.testing.assert_close(pictures, expected)
+        assert torch.equal(state["decoder.phase"], after["decoder.phase"])
+
+
 def test_encoding_in_portions_equals_encoding_at_once(codec):
     video = torch.rand(2, 9, 3, 12, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
     whole = codec.encode_video(video)
