@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.quantize import SMALL
+from worldmodel.begin import begin, context_frames
 from worldmodel.tick import World, recache, state_shapes, tick
 
 OPSET = (
@@ -30,11 +31,16 @@ MOST_PLAYERS = 1024
 
 @dataclass(frozen=True)
 class Graphs:
-    """tick, recache: ONNX models with all weights inside. flops_per_tick: of one player."""
+    """tick, recache, begin: ONNX models with all weights inside. flops_per_tick: of one player."""
 
     tick: onnx.ModelProto
     recache: onnx.ModelProto
+    begin: onnx.ModelProto
     flops_per_tick: int
+
+    @property
+    def by_name(self) -> dict[str, onnx.ModelProto]:
+        return {"tick": self.tick, "recache": self.recache, "begin": self.begin}
 
 
 class TickGraph(nn.Module):
@@ -61,9 +67,21 @@ class RecacheGraph(nn.Module):
         return tuple(after[name] for name in self.changed)
 
 
+class BeginGraph(nn.Module):
+    """From real frames to the state tensors of `made`; and the last frame as the codec shows it."""
+
+    def __init__(self, world: World, made: list[str]) -> None:
+        super().__init__()
+        self.world, self.made = world, made
+
+    def forward(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
+        state = begin(self.world, frames, actions)
+        return self.world.codec.picture(state["latents"][:, -1]), *(state[name] for name in self.made)
+
+
 @torch.no_grad()
 def export_graphs(world: World) -> Graphs:
-    """Trace both graphs on one player's zero state."""
+    """Trace all graphs on one player's zero state."""
     world = world.eval().float()
     spec = world.spec
     state = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in state_shapes(spec).items()}
@@ -77,6 +95,9 @@ def export_graphs(world: World) -> Graphs:
     renewed = recache(world, state, prompt)
     recached = [name for name in names if renewed[name] is not state[name]]
     given = [f"state.{name}" for name in names]
+    begun = [name for name in names if name not in recached]
+    context = context_frames(spec)
+    frames = torch.zeros(1, context, spec.height, spec.width, 3, dtype=torch.uint8)
     return Graphs(
         tick=_trace(
             TickGraph(world, names, ticked),
@@ -90,6 +111,12 @@ def export_graphs(world: World) -> Graphs:
             ["prompt", *given],
             [f"next.{name}" for name in recached],
         ),
+        begin=_trace(
+            BeginGraph(world, begun),
+            (frames, torch.zeros(1, context, len(spec.actions))),
+            ["frames", "actions"],
+            ["frame", *(f"next.{name}" for name in begun)],
+        ),
         flops_per_tick=counter.get_total_flops(),
     )
 
@@ -98,7 +125,8 @@ def _trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], 
     """One graph. Inputs that it does not read are dropped."""
     players = torch.export.Dim("players", min=1, max=MOST_PLAYERS)
     fixed = len(inputs) - sum(name.startswith("state.") for name in inputs)
-    shapes = (*({0: players} for _ in range(fixed)), tuple({0: players} for _ in inputs[fixed:]))
+    state = tuple({0: players} for _ in inputs[fixed:])
+    shapes = (*({0: players} for _ in range(fixed)), *([state] if state else []))
     with quiet():
         program = torch.onnx.export(
             module.eval(), arguments, input_names=inputs, output_names=outputs, opset_version=OPSET,
