@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from worldmodel.cache.base import Reading
+from worldmodel.cache.base import Reading, State
+
+EVERY, NONE = slice(None), slice(0, 0)  # frames of a pass
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Group:
     sees: tuple[Seen, ...]
     context: Context | None = None
 
-    def keys(self, store: str, layer: int, fresh: Tensor, kind: str) -> Tensor:
+    def seen(self, store: str, layer: int, fresh: Tensor, kind: str) -> Tensor:
         """Keys or values of everything seen, not yet rotated where fresh: [batch, frames, T, H, D]."""
         parts = [fresh[:, seen.frames] for seen in self.sees]
         if self.context is not None:
@@ -85,10 +87,27 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return told.transpose(1, 2).flatten(2).unflatten(1, (frames, tokens))
 
 
-def keep(fresh: dict[str, list[Tensor]], store: str, key: Tensor, value: Tensor) -> None:
-    """Note a layer's keys and values, as a cache stores them."""
-    fresh.setdefault(f"kv.{store}.k", []).append(key)
-    fresh.setdefault(f"kv.{store}.v", []).append(value)
+class Fresh:
+    """Keys and values that a pass makes, as a cache stores them; those of the wanted frames are kept."""
+
+    def __init__(self, frames: slice) -> None:
+        self.frames = frames
+        self.layers: dict[str, list[Tensor]] = {}
+
+    def keep(self, store: str, key: Tensor, value: Tensor) -> None:
+        """Note a layer's keys and values, [batch, F, T, H, D]."""
+        if self.frames != NONE:
+            self.layers.setdefault(f"kv.{store}.k", []).append(key[:, self.frames])
+            self.layers.setdefault(f"kv.{store}.v", []).append(value[:, self.frames])
+
+    def stacked(self) -> State:
+        """[batch, layers, kept frames, T, H, D] by name."""
+        return {name: torch.stack(layers, 1) for name, layers in self.layers.items()}
+
+
+def behind(group: Group, silent: int) -> slice:
+    """Where a group's frames are once the silent ones in front are left out."""
+    return slice(group.frames.start - silent, group.frames.stop - silent)
 
 
 def angles(positions: Tensor, pairs: int, theta: float) -> Tensor:

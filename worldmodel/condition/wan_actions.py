@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from worldmodel.cache.attention import Group, angles, attend, keep, rotate
+from worldmodel.cache.attention import Fresh, Group, angles, attend, rotate
 from worldmodel.errors import SpecError
 
 
@@ -102,7 +102,7 @@ class ActionModule(nn.Module):
         groups: tuple[Group, ...],
         mouse: Tensor | None,
         keyboard: Tensor | None,
-        fresh: dict[str, list[Tensor]],
+        fresh: Fresh,
     ) -> Tensor:
         """tokens: [batch, F, T, dim]. mouse, keyboard: [batch, F, told rows, numbers]."""
         place = self.spec.layers.index(layer)
@@ -112,9 +112,7 @@ class ActionModule(nn.Module):
             tokens = tokens + self.press(tokens, place, groups, keyboard, fresh)
         return tokens
 
-    def steer(
-        self, tokens: Tensor, place: int, groups: tuple[Group, ...], mouse: Tensor, fresh: dict[str, list[Tensor]]
-    ) -> Tensor:
+    def steer(self, tokens: Tensor, place: int, groups: tuple[Group, ...], mouse: Tensor, fresh: Fresh) -> Tensor:
         """The mouse: attention over time at every place of the picture."""
         size, heads = tokens.shape[2], self.spec.heads
         beside = mouse.flatten(2)[:, :, None].expand(-1, -1, size, -1)
@@ -124,7 +122,7 @@ class ActionModule(nn.Module):
             .unbind(-3)
         )
         query, key = self.img_attn_q_norm(query), self.img_attn_k_norm(key)
-        keep(fresh, "mouse", key, value)
+        fresh.keep("mouse", key, value)
         told = []
         for group in groups:
             keys, values = _seen(group, "mouse", place, key, value)
@@ -136,9 +134,7 @@ class ActionModule(nn.Module):
             told.append(found.transpose(1, 2).flatten(2).unflatten(0, (-1, size)).transpose(1, 2))
         return self.proj_mouse(torch.cat(told, 1))
 
-    def press(
-        self, tokens: Tensor, place: int, groups: tuple[Group, ...], keyboard: Tensor, fresh: dict[str, list[Tensor]]
-    ) -> Tensor:
+    def press(self, tokens: Tensor, place: int, groups: tuple[Group, ...], keyboard: Tensor, fresh: Fresh) -> Tensor:
         """The keyboard: tokens ask, the rows answer, the same everywhere in the picture."""
         heads = self.spec.heads
         rows = self.keyboard_embed(keyboard.to(tokens)).flatten(2)[:, :, None]  # [batch, F, 1, rows · embedding]
@@ -147,7 +143,7 @@ class ActionModule(nn.Module):
             self.key_attn_q_norm(self.mouse_attn_q(tokens).unflatten(-1, (heads, -1))),
             self.key_attn_k_norm(key),
         )
-        keep(fresh, "keyboard", key, value)
+        fresh.keep("keyboard", key, value)
         told = []
         for group in groups:
             keys, values = _seen(group, "keyboard", place, key, value)
@@ -165,4 +161,4 @@ def _seen(group: Group, store: str, place: int, key: Tensor, value: Tensor) -> t
     turned = [rotate(key[:, seen.frames], seen.turns.action) for seen in group.sees]
     if group.context is not None:
         turned.insert(0, group.context.keys[store][:, place])
-    return torch.cat(turned, 1), group.keys(store, place, value, "v")
+    return torch.cat(turned, 1), group.seen(store, place, value, "v")

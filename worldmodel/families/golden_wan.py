@@ -130,8 +130,8 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
     for call in ("context", "block1", "block1_again"):
         latents, timesteps = case.inputs[f"cached.{call}_latents"], case.inputs[f"cached.{call}_timesteps"]
         reading = cache.read(state, per_block)
-        own = model.turns(reading.query_positions, size)
-        group = Group(slice(None), own, (Seen(slice(None), own),), model.context(state, reading, size))
+        own, whole = model.turns(reading.query_positions, size), slice(0, per_block)
+        group = Group(whole, own, (Seen(whole, own),), model.context(state, reading, size))
         flow, fresh = model(latents, model.levels(timesteps), (group,), Conditions(cross))
         outputs |= {f"cached.{call}_flow": flow, f"cached.{call}_x0": _clean(case, latents, flow, timesteps)}
         if call != "block1":  # its place is taken by the next call

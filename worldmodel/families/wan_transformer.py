@@ -16,7 +16,19 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from worldmodel.cache.attention import Context, Group, Turns, angles, attend, keep, rotate, select, unit
+from worldmodel.cache.attention import (
+    EVERY,
+    Context,
+    Fresh,
+    Group,
+    Turns,
+    angles,
+    attend,
+    behind,
+    rotate,
+    select,
+    unit,
+)
 from worldmodel.cache.base import Reading, State, gather
 from worldmodel.condition.camera import from_camera, project, to_camera
 from worldmodel.condition.wan_actions import ActionModule, ActionSpec
@@ -64,11 +76,14 @@ class WanSpec:
         return found | (self.actions.stores if self.actions else {})
 
 
+Modulation = tuple[Tensor, ...]  # each [batch or 1, F, 1, dim]
+
+
 class Levels(NamedTuple):
     """What the timesteps of a pass's frames do to every layer; made by `WanTransformer.levels`."""
 
-    blocks: Tensor  # [batch or 1, F, layers, 6, dim]
-    head: Tensor  # [batch or 1, F, 2, dim]
+    blocks: tuple[Modulation, ...]  # per layer: shift, 1 + scale, gate of attention, and of the feed-forward
+    head: Modulation  # shift, 1 + scale
 
 
 @dataclass(frozen=True)
@@ -104,22 +119,35 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks: Sequence[Block] = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))  # type: ignore[assignment]
         self.head = Head(spec)
+        self._places: dict[tuple[int, int], Tensor] = {}
 
     def forward(
-        self, latents: Tensor, levels: Levels, groups: tuple[Group, ...], conditions: Conditions
+        self,
+        latents: Tensor,
+        levels: Levels,
+        groups: tuple[Group, ...],
+        conditions: Conditions,
+        keep: slice = EVERY,
+        silent: int = 0,
     ) -> tuple[Tensor, State]:
-        """Velocity of every frame, and the keys and values that the frames would put into a cache.
+        """Velocities, and the keys and values that frames would put into a cache.
 
-        latents: [batch, F, channels, rows, columns]. Returns the same shape, and {"kv.NAME.k": [batch, layers, F, T, H,
-        D]}.
+        latents: [batch, F, channels, rows, columns]. keep: frames whose keys and values are wanted. silent: so many
+        frames in front, whole groups, are there for their keys and values alone, so their last layer is left out.
+        Returns [batch, F - silent, channels, rows, columns], and {"kv.NAME.k": [batch, layers, kept frames, T, H, D]}.
         """
         channels = [latents] if conditions.channels is None else [latents, conditions.channels]
         tokens = self.embed(torch.cat(channels, 2))
-        fresh: dict[str, list[Tensor]] = {}
+        fresh = Fresh(keep)
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, levels.blocks[:, :, layer], groups, conditions, fresh)
-        flow = self.unpatch(self.head(tokens, levels.head), latents.shape[-2:])
-        return flow, {name: torch.stack(layers, 1) for name, layers in fresh.items()}
+            last = layer == len(self.blocks) - 1
+            tokens = block(tokens, levels.blocks[layer], groups, conditions, fresh, silent if last else 0)
+        if tokens.shape[1]:
+            head = self.head(tokens, *(part[:, silent:] for part in levels.head))
+            flow = self.unpatch(head, latents.shape[-2:])
+        else:
+            flow = latents[:, :0, : self.spec.out_channels]
+        return flow, fresh.stacked()
 
     def embed(self, latents: Tensor) -> Tensor:
         """[batch, F, channels, rows, columns] to tokens [batch, F, T, dim]."""
@@ -147,12 +175,10 @@ class WanTransformer(nn.Module):
     def levels(self, timesteps: Tensor) -> Levels:
         """Everything that depends on the timesteps [batch or 1, F] alone, for all layers."""
         embedded, six = self.embed_time(timesteps)
-        offsets = torch.cat([block.modulation for block in self.blocks])  # [layers, 6, dim]
-        blocks = six[..., None, :, :] + offsets
-        head = self.head.modulation + embedded[..., None, :]
-        one = torch.zeros(6, 1, dtype=blocks.dtype, device=blocks.device)
+        one = torch.zeros(6, 1, dtype=six.dtype, device=six.device)
         one[1], one[4] = 1.0, 1.0  # scales are stored as differences from one
-        return Levels(blocks + one, head + one[:2])
+        head = (self.head.modulation + one[:2] + embedded[..., None, :])[:, :, :, None].unbind(2)
+        return Levels(tuple((six + block.modulation + one)[:, :, :, None].unbind(2) for block in self.blocks), head)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """[batch, rows, text_dim], zero rows included, to [batch, rows, dim]."""
@@ -175,23 +201,25 @@ class WanTransformer(nn.Module):
 
     def turns(self, positions: Tensor, size: tuple[int, int]) -> Turns:
         """Rotations of whole frames at temporal positions [batch, frames]; size: latent rows and columns."""
-        rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
-        pairs, theta = self.spec.head_dim // 2, self.spec.rope_theta
-        side = pairs // 3
         batch, frames = positions.shape
-        space = torch.cat(
-            [
-                angles(positions, pairs - 2 * side, theta)[:, :, None, None].expand(-1, -1, rows, columns, -1),
-                angles(torch.arange(rows), side, theta)
-                .to(positions.device)[:, None]
-                .expand(batch, frames, -1, columns, -1),
-                angles(torch.arange(columns), side, theta).to(positions.device).expand(batch, frames, rows, -1, -1),
-            ],
-            -1,
-        )
-        space = space.reshape(batch, frames, rows * columns, 1, pairs)
-        action = self.spec.actions.angles(positions) if self.spec.actions else positions.new_zeros(batch, frames, 0)
-        return Turns(unit(space), unit(action.double())[:, :, None, None])
+        place = self._place(size, positions.device)  # complex [T, pairs]
+        pairs = self.spec.head_dim // 2
+        turn = unit(angles(positions, pairs - place.shape[-1], self.spec.rope_theta))[:, :, None]
+        space = torch.cat([turn.expand(-1, -1, len(place), -1), place.expand(batch, frames, -1, -1)], -1)[:, :, :, None]
+        action = turn[..., :0]
+        if self.spec.actions:
+            action = unit(self.spec.actions.angles(positions))[:, :, None]
+        return Turns(space, action[:, :, :, None])
+
+    def _place(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """The part of the rotations that depends on the place in the picture alone; made once per size."""
+        if size not in self._places:
+            rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
+            side = self.spec.head_dim // 2 // 3
+            down, right = (angles(torch.arange(n, device=device), side, self.spec.rope_theta) for n in (rows, columns))
+            grid = [down[:, None].expand(-1, columns, -1), right.expand(rows, -1, -1)]
+            self._places[size] = unit(torch.cat(grid, -1).flatten(0, 1))
+        return self._places[size]
 
     def context(self, state: State, reading: Reading, size: tuple[int, int]) -> Context | None:
         """Read the cache: gather every store and rotate its keys. None where there is nothing to see yet."""
@@ -242,18 +270,28 @@ class Block(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        level: Tensor,
+        level: Modulation,
         groups: tuple[Group, ...],
         conditions: Conditions,
-        fresh: dict[str, list[Tensor]],
+        fresh: Fresh,
+        silent: int,
     ) -> Tensor:
-        """tokens: [batch, F, T, dim]. level: [batch or 1, F, 6, dim]: shift, 1 + scale, gate of each half."""
-        shift, scale, gate, shift2, scale2, gate2 = level[:, :, :, None].unbind(2)  # [batch or 1, F, 1, dim]
-        told = self.self_attn(torch.addcmul(shift, self.norm(tokens), scale), self.layer, groups, conditions, fresh)
-        tokens = torch.addcmul(tokens, told, gate)
-        tokens = tokens + self.cross_attn(self.norm3(tokens), self.layer, conditions.cross)
-        if hasattr(self, "action_model"):
+        """tokens: [batch, F, T, dim]. Returns those behind the silent frames."""
+        shift, scale, gate, shift2, scale2, gate2 = level
+        acts = hasattr(self, "action_model")
+        unheard = 0 if acts else silent  # the action module's keys come from the tokens that attention makes
+        told = self.self_attn(
+            torch.addcmul(shift, self.norm(tokens), scale), self.layer, groups, conditions.camera, fresh, unheard
+        )
+        tokens = torch.addcmul(tokens[:, unheard:], told, gate[:, unheard:])
+        if tokens.shape[1]:
+            tokens = tokens + self.cross_attn(self.norm3(tokens), self.layer, conditions.cross)
+        if acts:
             tokens = self.action_model(tokens, self.layer, groups, conditions.mouse, conditions.keyboard, fresh)
+            tokens = tokens[:, silent:]
+        if not tokens.shape[1]:
+            return tokens
+        shift2, scale2, gate2 = (part[:, silent:] for part in (shift2, scale2, gate2))
         return torch.addcmul(tokens, self.ffn(torch.addcmul(shift2, self.norm(tokens), scale2)), gate2)
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -272,51 +310,45 @@ class SelfAttention(nn.Module):
             self.prope_o = nn.Linear(spec.dim, spec.dim)
 
     def forward(
-        self,
-        tokens: Tensor,
-        layer: int,
-        groups: tuple[Group, ...],
-        conditions: Conditions,
-        fresh: dict[str, list[Tensor]],
+        self, tokens: Tensor, layer: int, groups: tuple[Group, ...], camera: Tensor | None, fresh: Fresh, silent: int
     ) -> Tensor:
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1))
-            for part in (self.norm_q(self.q(tokens)), self.norm_k(self.k(tokens)), self.v(tokens))
-        )  # [batch, F, T, H, D]
-        keep(fresh, "self", key, value)
-        told = torch.cat([self.look(group, layer, query, key, value) for group in groups], 1)
-        out = self.o(told)
-        if conditions.camera is not None:
-            out = out + self.camera(layer, groups, query, key, value, conditions.camera, fresh)
+        """tokens: [batch, F, T, dim]. Returns what the frames behind the silent ones gather."""
+        key = self.norm_k(self.k(tokens)).unflatten(-1, (self.heads, -1))  # [batch, F, T, H, D]
+        value = self.v(tokens).unflatten(-1, (self.heads, -1))
+        fresh.keep("self", key, value)
+        if camera is not None:
+            keys, values = to_camera(key, camera), to_camera(value, camera)
+            fresh.keep("camera", keys, values)
+        asking = tokens[:, silent:]
+        groups = tuple(group for group in groups if group.frames.start >= silent)
+        if not groups:
+            return asking
+        query = self.norm_q(self.q(asking)).unflatten(-1, (self.heads, -1))
+        told = [self.look(group, layer, query[:, behind(group, silent)], key, value) for group in groups]
+        out = self.o(torch.cat(told, 1) if len(told) > 1 else told[0])
+        if camera is not None:
+            query = project(query, camera[:, silent:])
+            seen = [
+                attend(
+                    query[:, behind(group, silent)],
+                    group.seen("camera", layer, keys, "k"),
+                    group.seen("camera", layer, values, "v"),
+                    group.mask(key.shape[2]),
+                )
+                for group in groups
+            ]
+            through = torch.cat(seen, 1).unflatten(-1, (self.heads, -1))
+            out = out + self.prope_o(from_camera(through, camera[:, silent:]).flatten(-2))
         return out
 
     def look(self, group: Group, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """What one group of frames gathers. [batch, f, T, dim]"""
-        asked = rotate(query[:, group.frames], group.turns.space)
         turned = [rotate(key[:, seen.frames], seen.turns.space) for seen in group.sees]
         if group.context is not None:
             turned.insert(0, group.context.keys["self"][:, layer])
         keys = torch.cat(turned, 1) if len(turned) > 1 else turned[0]
-        return attend(asked, keys, group.keys("self", layer, value, "v"), group.mask(key.shape[2]))
-
-    def camera(
-        self, layer: int, groups: tuple[Group, ...], query: Tensor, key: Tensor, value: Tensor, camera: Tensor,
-        fresh: dict[str, list[Tensor]],
-    ) -> Tensor:  # fmt: skip
-        """The second branch: queries, keys and values seen through the cameras (projective position encoding)."""
-        query, key, value = project(query, camera), to_camera(key, camera), to_camera(value, camera)
-        keep(fresh, "camera", key, value)
-        told = [
-            attend(
-                query[:, group.frames],
-                group.keys("camera", layer, key, "k"),
-                group.keys("camera", layer, value, "v"),
-                group.mask(key.shape[2]),
-            )
-            for group in groups
-        ]
-        seen = torch.cat(told, 1).unflatten(-1, (self.heads, -1))
-        return self.prope_o(from_camera(seen, camera).flatten(-2))
+        values = group.seen("self", layer, value, "v")
+        return attend(rotate(query, group.turns.space), keys, values, group.mask(key.shape[2]))
 
 
 class CrossAttention(nn.Module):
@@ -374,8 +406,7 @@ class Head(nn.Module):
         self.head = nn.Linear(spec.dim, spec.patch[0] * spec.patch[1] * spec.out_channels)
         self.dim, self.eps = spec.dim, spec.eps
 
-    def forward(self, tokens: Tensor, level: Tensor) -> Tensor:
-        shift, scale = level[:, :, :, None].unbind(2)
+    def forward(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return self.head(torch.addcmul(shift, nnf.layer_norm(tokens, (self.dim,), eps=self.eps), scale))
 
 

@@ -17,14 +17,14 @@ A stream remembers nothing itself. Its state, a flat dict of arrays whose first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from worldmodel.cache.attention import Context, Group, Seen, select
+from worldmodel.cache.attention import EVERY, NONE, Group, Seen, select
 from worldmodel.cache.base import Cache, Reading, State, empty_slots, write
 from worldmodel.cache.ema_sink import EmaSink
 from worldmodel.errors import SpecError
@@ -136,7 +136,8 @@ class Stream:
         for number, row in enumerate(plan.rows):
             lanes += [next(draws) for _ in range(len(lanes), len(row))]
             seen = torch.cat(lanes[: len(row)], 1)
-            flow = walk.look(seen, row, {name: part[:, : len(row) * chunk] for name, part in steer.items()})
+            told = {name: part[:, : len(row) * chunk] for name, part in steer.items()}
+            flow = walk.look(seen, row, told, last=number + 1 == plan.passes)
             lanes[: len(row)] = self._advance(plan, number, seen, flow, draws)
         latents = lanes[0]
         walk.finish(latents, {name: part[:, :chunk] for name, part in steer.items()})
@@ -187,7 +188,7 @@ class Stream:
         """
         walk = _Walk(self, state)
         walk.flush()
-        walk.state = self.prompted(walk.state, prompt)
+        walk = _Walk(self, self.prompted(walk.state, prompt))
         walk.renew(keep_sink, causal, steer or {})
         return walk.state
 
@@ -207,25 +208,25 @@ class _Walk:
     def __init__(self, stream: Stream, state: State) -> None:
         self.stream, self.state = stream, dict(state)
         self.owned = stream.in_place  # whether the caches' arrays may be written
-        self.contexts: dict[tuple[str, int, int, bool], tuple[Reading, Context | None]] = {}
+        self.read: dict[tuple[str, int, int, bool], Group] = {}
+        self.crosses: dict[str, State] = {}
         self.fresh: dict[str, State] = {}
 
-    def look(self, seen: Tensor, row: tuple[Level, ...], steer: Steer) -> Tensor:
+    def look(self, seen: Tensor, row: tuple[Level, ...], steer: Steer, last: bool) -> Tensor:
         """Velocities of the blocks in flight. A block waiting for its commit rides along."""
         if self._pending():
             riding = self._ride(seen, row, steer)
             if riding is not None:
                 return riding
             self.flush()
-        count = seen.shape[1]
-        return self._pass(seen, row, steer, lambda branch: self._noisy(branch, 0, count))
+        keep = self.first if last and self.stream.schedule.commit == "last" else NONE
+        return self._pass(seen, row, steer, lambda branch: self._noisy(branch, seen.shape[1]), keep)
 
     def finish(self, latents: Tensor, steer: Steer) -> None:
         """Hand the finished block to the cache, now or with the next pass."""
         if self.stream.schedule.commit == "last":
-            chunk = self.stream.cache.chunk
             self._make_room()
-            self._fill({branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}, latents)
+            self._fill(self.fresh, latents)
         elif self.stream.fused:
             self.state.update({f"pending.{name}": part for name, part in steer.items()})
             self.state["pending"], self.state["pending.full"] = latents, torch.ones_like(self.state["phase"])
@@ -235,7 +236,7 @@ class _Walk:
     def commit(self, latents: Tensor, steer: Steer) -> None:
         """The cache pass: run the clean block once more and keep its keys and values."""
         level = (self.stream.commit_level,)
-        self._pass(latents, level, steer, lambda branch: (self._clean(branch),))
+        self._pass(latents, level, steer, lambda branch: (self._clean(branch),), EVERY, silent=latents.shape[1])
         self._make_room()
         self._fill(self.fresh, latents)
 
@@ -267,11 +268,12 @@ class _Walk:
             context = stream.model.context(self._branch(branch), renewal.context, stream.size)
             groups = []
             for start, end in pairwise(edges):
-                place, before = slice(start, end), slice(0, end)
+                own, before = slice(start, end), slice(0, end)
                 shown = None if live.all() else live[:, before]
                 seen = Seen(before, stream.model.turns(positions[:, before], stream.size), shown)
-                groups.append(Group(place, stream.model.turns(positions[:, place], stream.size), (seen,), context))
-            _, fresh = stream.model(latents, levels, tuple(groups), self._conditions(branch, conditions))
+                groups.append(Group(own, stream.model.turns(positions[:, own], stream.size), (seen,), context))
+            told = self._conditions(branch, conditions)
+            _, fresh = stream.model(latents, levels, tuple(groups), told, silent=count)
             for name, value in fresh.items():
                 state[branch + name] = write(state[branch + name], slots, value, live, in_place=True)
         held = [
@@ -279,93 +281,92 @@ class _Walk:
             for row, at, on, new in zip(state["cache.frame"], slots, live, frames, strict=True)
         ]
         state["cache.frame"] = torch.stack(held)
-        self.contexts.clear()
+        self.read.clear()
 
     # -- passes --------------------------------------------------------------------------------------------------------
 
-    def _pass(self, latents: Tensor, row: tuple[Level, ...], steer: Steer, groups) -> Tensor:  # type: ignore[no-untyped-def]
-        """Run the network, with guidance if asked; keeps the keys and values of every branch."""
-        flows = []
-        levels = self.stream.levels(tuple(level for level in row for _ in range(self.stream.cache.chunk)))
-        for branch in self.stream.branches:
-            flow, self.fresh[branch] = self.stream.model(
-                latents, levels, groups(branch), self._conditions(branch, steer)
-            )
+    def _pass(
+        self,
+        latents: Tensor,
+        row: tuple[Level, ...],
+        steer: Steer,
+        groups: Callable[[str], tuple[Group, ...]],
+        keep: slice,
+        silent: int = 0,
+    ) -> Tensor:
+        """Run the network, with guidance if asked; the wanted keys and values of every branch go to `fresh`."""
+        flows, stream = [], self.stream
+        levels = stream.levels(tuple(level for level in row for _ in range(stream.cache.chunk)))
+        for branch in stream.branches:
+            told = self._conditions(branch, steer)
+            flow, self.fresh[branch] = stream.model(latents, levels, groups(branch), told, keep, silent)
             flows.append(flow)
-        if self.stream.guidance is None:
+        if stream.guidance is None:
             return flows[0]
-        return flows[1] + self.stream.guidance * (flows[0] - flows[1])
+        return flows[1] + stream.guidance * (flows[0] - flows[1])
 
     def _ride(self, seen: Tensor, row: tuple[Level, ...], steer: Steer) -> Tensor | None:
         """The first pass with the clean block in front. None where this cannot be exact for all players at once."""
         stream, chunk = self.stream, self.stream.cache.chunk
-        before = self.state["cache.next"]
+        before, waiting = self.state["cache.next"], self._pending_steer()
         booked = stream.cache.book(self.state)
-        waiting = self._pending_steer()
-        both = {name: torch.cat([waiting[name], part], 1) for name, part in steer.items()}
-        readings = self._noisy_readings(booked, seen.shape[1])
-        fresh = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
-        if not all((mask == mask[:1]).all() for mask in fresh):
+        readings = [
+            (place, stream.cache.read(booked, size, ahead)) for place, (ahead, size) in self._spans(seen.shape[1])
+        ]
+        riding = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
+        if len(before) > 1 and not all((mask == mask[:1]).all() for mask in riding):
             return None
-        clean = {
-            branch: self._clean(branch) for branch in stream.branches
-        }  # before room is made for the block after it
-        self._make_room()
+        clean = {branch: self._clean(branch) for branch in stream.branches}
+        self._make_room()  # after the clean block has read what leaves now
 
         def groups(branch: str) -> tuple[Group, ...]:
-            made = [clean[branch]]
-            for (frames, reading), mask in zip(readings, fresh, strict=True):
-                turns = stream.model.turns(reading.query_positions, stream.size)
-                here = slice(frames.start + chunk, frames.stop + chunk)
-                sees = [Seen(here, turns)]
-                columns = mask[0]
-                if columns.any():
-                    first = int((reading.frames[0, columns] - before[0]).min())
-                    at = slice(first, first + int(columns.sum()))
-                    sees.insert(0, Seen(at, stream.model.turns(reading.positions[:, columns], stream.size)))
-                rest = select(reading, ~columns) if columns.any() else reading
-                made.append(
-                    Group(here, turns, tuple(sees), stream.model.context(self._branch(branch), rest, stream.size))
-                )
-            return tuple(made)
+            own = self._branch(branch)
+            noisy = [
+                self._behind(own, slice(place.start + chunk, place.stop + chunk), reading, mask[0], before)
+                for (place, reading), mask in zip(readings, riding, strict=True)
+            ]
+            return clean[branch], *noisy
 
-        flow = self._pass(torch.cat([self.state["pending"], seen], 1), (stream.commit_level, *row), both, groups)
+        both = {name: torch.cat([waiting[name], part], 1) for name, part in steer.items()}
+        together = torch.cat([self.state["pending"], seen], 1)
+        flow = self._pass(together, (stream.commit_level, *row), both, groups, self.first, silent=chunk)
         self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
-        committed = {branch: _frames(fresh, slice(0, chunk)) for branch, fresh in self.fresh.items()}
-        self._fill(committed, self.state["pending"])
-        self.fresh = {branch: _frames(fresh, slice(chunk, None)) for branch, fresh in self.fresh.items()}
-        return flow[:, chunk:]
+        self._fill(self.fresh, self.state["pending"])
+        return flow
 
-    def _noisy(self, branch: str, first: int, frames: int) -> tuple[Group, ...]:
-        groups = []
-        for place, _ in self._spans(frames):
-            reading, context = self._read(branch, place.start, place.stop - place.start, clean=False)
-            turns = self.stream.model.turns(reading.query_positions, self.stream.size)
-            groups.append(Group(place, turns, (Seen(place, turns),), context))
-        return tuple(groups)
+    def _behind(self, state: State, frames: slice, reading: Reading, riding: Tensor, before: Tensor) -> Group:
+        """Noisy frames that see the clean block ahead of them in the same pass, and the rest of it all in the cache."""
+        model, size = self.stream.model, self.stream.size
+        turns = model.turns(reading.query_positions, size)
+        sees: tuple[Seen, ...] = (Seen(frames, turns),)
+        if riding.any():
+            first = int((reading.frames[0, riding] - before[0]).min())
+            clean = slice(first, first + int(riding.sum()))
+            sees = (Seen(clean, model.turns(reading.positions[:, riding], size)), *sees)
+            reading = select(reading, ~riding)
+        return Group(frames, turns, sees, model.context(state, reading, size))
 
-    def _noisy_readings(self, state: State, frames: int) -> list[tuple[slice, Reading]]:
-        return [(place, self.stream.cache.read(state, size, ahead)) for place, (ahead, size) in self._spans(frames)]
+    def _noisy(self, branch: str, frames: int) -> tuple[Group, ...]:
+        return tuple(self._group(branch, place, ahead, clean=False) for place, (ahead, _) in self._spans(frames))
+
+    def _clean(self, branch: str) -> Group:
+        return self._group(branch, self.first, 0, clean=True)
 
     def _spans(self, frames: int) -> list[tuple[slice, tuple[int, int]]]:
-        """Frames that see each other: all of a pass, or block by block."""
+        """Frames that see each other, all of a pass or block by block: where they are, how far ahead, how many."""
         size = frames if self.stream.schedule.joint else self.stream.cache.chunk
         return [(slice(start, start + size), (start, size)) for start in range(0, frames, size)]
 
-    def _clean(self, branch: str) -> Group:
-        chunk = self.stream.cache.chunk
-        reading, context = self._read(branch, 0, chunk, clean=True)
-        turns = self.stream.model.turns(reading.query_positions, self.stream.size)
-        return Group(slice(0, chunk), turns, (Seen(slice(0, chunk), turns),), context)
-
-    def _read(self, branch: str, ahead: int, frames: int, clean: bool) -> tuple[Reading, Context | None]:
-        """What the cache shows; read once per tick and commit."""
-        cache = self.stream.cache
-        key = (branch, ahead, frames, clean and cache.clean_apart)
-        if key not in self.contexts:
-            reading = cache.read(self.state, frames, ahead, clean)
-            self.contexts[key] = reading, self.stream.model.context(self._branch(branch), reading, self.stream.size)
-        return self.contexts[key]
+    def _group(self, branch: str, place: slice, ahead: int, clean: bool) -> Group:
+        """Frames that see each other and the cache. The cache is read once for all passes that see it the same."""
+        stream, frames = self.stream, place.stop - place.start
+        key = (branch, ahead, frames, clean and stream.cache.clean_apart)
+        if key not in self.read:
+            reading = stream.cache.read(self.state, frames, ahead, clean)
+            turns = stream.model.turns(reading.query_positions, stream.size)
+            context = stream.model.context(self._branch(branch), reading, stream.size)
+            self.read[key] = Group(place, turns, (Seen(place, turns),), context)
+        return self.read[key]
 
     def _own(self) -> None:
         """Make the caches' arrays this tick's own, so that they may be written."""
@@ -391,7 +392,7 @@ class _Walk:
             after = cache.fill(self._branch(branch), fresh[branch], in_place=True)
             stored.update({branch + name: after[name] for name in fresh[branch]})
         self.state = {**cache.book(state), **stored, "recent": recent}
-        self.contexts.clear()
+        self.read.clear()
 
     # -- parts of the state --------------------------------------------------------------------------------------------
 
@@ -403,11 +404,18 @@ class _Walk:
         return {**self.state, **own}
 
     def _conditions(self, branch: str, steer: Steer) -> Conditions:
-        cross = {name.removeprefix(branch): value for name, value in self.state.items()
-                 if name.startswith((f"{branch}cross.", f"{branch}image."))}  # fmt: skip
-        if not cross:
-            raise SpecError("the stream has no prompt yet: call prompted() on its state first")
-        return Conditions(cross, **steer)
+        if branch not in self.crosses:
+            own = (f"{branch}cross.", f"{branch}image.")
+            cross = {name.removeprefix(branch): kv for name, kv in self.state.items() if name.startswith(own)}
+            if not cross:
+                raise SpecError("the stream has no prompt yet: call prompted() on its state first")
+            self.crosses[branch] = cross
+        return Conditions(self.crosses[branch], **steer)
+
+    @property
+    def first(self) -> slice:
+        """The frames of a pass's first block."""
+        return slice(0, self.stream.cache.chunk)
 
     def _pending(self) -> bool:
         return self.stream.fused and bool(self.state["pending.full"].any())
@@ -416,10 +424,6 @@ class _Walk:
         prefix = "pending."
         return {name.removeprefix(prefix): value for name, value in self.state.items()
                 if name.startswith(prefix) and name != "pending.full"}  # fmt: skip
-
-
-def _frames(fresh: State, which: slice) -> State:
-    return {name: value[:, :, which] for name, value in fresh.items()}
 
 
 def _stored(name: str) -> bool:
