@@ -17,7 +17,7 @@ from runtime.world import State, World
 
 
 class FileWorld:
-    """What players get, the shipped graphs and weights, one player after the other; see worldmodel/train/playable.py."""
+    """What players get: the shipped graphs and weights. A `Playable` of worldmodel/train/playable.py."""
 
     def __init__(
         self, world: World, backend: str = "auto", threads: int | None = None, precision: str = "auto"

@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.cli.options import Json, Seed, finish
+from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, finish
 from runtime.errors import UsageError
+from runtime.world import DEFAULT_WORLD, World
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from worldmodel.train.playable import Playable
+
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def evaluate(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="a training run's folder")],
-    data: Annotated[Path | None, typer.Option(help="a recorded data set; default: record fresh episodes")] = None,
+def command(
+    world: Annotated[
+        str,
+        typer.Argument(metavar="WORLD", help="a shipped world's name, a .world file, or a training run's folder"),
+    ] = DEFAULT_WORLD,
+    data: Annotated[Path | None, typer.Option(help="a recorded data set (default: record fresh episodes)")] = None,
     ticks: Annotated[int, typer.Option(help="length of the long drive", min=50)] = 2000,
     rollouts: Annotated[int, typer.Option(help="players of every trial", min=1)] = 16,
     report: Annotated[Path | None, typer.Option(help="folder for report.json, index.html and pictures")] = None,
     seed: Seed = 0,
-    precision: Annotated[str, typer.Option(help="bf16 or fp32")] = "bf16",
-    as_json: Json = False,
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    precision: Precision = "auto",
+    json: Json = False,
 ) -> None:
-    """Try a world on tracks, colours and words that it was not trained on."""
-    if not (Path(world) / "spec.json").exists():
-        raise UsageError(f"eval: {world} is not a training run (no spec.json in it)")
-    if precision not in ("bf16", "fp32"):
-        raise UsageError(f"eval: no precision {precision!r}; there are: bf16, fp32")
+    """Try a world on tracks, colours and words that it was not trained on, beside the real environment."""
     from worldmodel.train import evaluate as trials
-    from worldmodel.train.playable import TorchWorld
 
-    playable = TorchWorld(Path(world), autocast=precision == "bf16")
-    settings = trials.Settings(playable.spec.environment, playable.spec.height, seed, ticks, rollouts)
+    playable, adapter, size = _open(world, backend, threads, precision)
+    settings = trials.Settings(adapter, size, seed, ticks, rollouts)
     found = trials.evaluate(playable, settings, data, report, lambda text: print(text, file=sys.stderr))
-    finish(found, as_json, trials.summary(found))
+    finish({"world": world, **found}, json, trials.summary(found))
+
+
+def _open(name: str, backend: str, threads: int | None, precision: str) -> tuple[Playable, str, int]:
+    """The world, the name of its environment's adapter, and the height of a frame."""
+    if (Path(name) / "spec.json").exists():
+        from worldmodel.train.playable import TorchWorld
+
+        run = TorchWorld(Path(name), autocast=precision != "fp32")
+        return run, run.spec.environment, run.spec.height
+    from runtime.file_world import FileWorld
+
+    world = World.open(name)
+    if world.manifest.adapter is None:
+        raise UsageError(f"eval: world {world.manifest.name!r} names no real environment to compare with")
+    return FileWorld(world, backend, threads, precision), world.manifest.adapter, world.manifest.height
