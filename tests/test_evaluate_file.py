@@ -13,6 +13,7 @@ pytest.importorskip("onnxscript")
 
 import torch
 from safetensors.torch import save_file
+from tiny_world import write_tiny
 
 from export.onnx import export_graphs
 from export.quantize import LOCATION, store_weights
@@ -21,7 +22,6 @@ from runtime.cli import main
 from runtime.errors import WorldFileError
 from runtime.file_world import FileWorld
 from runtime.world import World
-from tests.tiny_world import write_tiny
 from worldmodel.prompt import encoder
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchModel
