@@ -16,7 +16,7 @@ pytest.importorskip("gymnasium")
 from worldmodel.train import evaluate_car
 from worldmodel.train.envs import captions
 from worldmodel.train.envs.car_racing import CarRacing
-from worldmodel.train.evaluate import Settings, collapsed, drift, evaluate, summary
+from worldmodel.train.evaluate import Settings, collapsed, drift, evaluate, horizontal_shift, summary
 from worldmodel.train.playable import Frames, Held, RealGame
 
 SIZE = 64
@@ -132,3 +132,11 @@ def test_an_evaluation_has_every_field_and_a_page(tmp_path: Path) -> None:
     for picture in ("followed.png", "steering.png", "driven.png", "prompts.png"):
         assert picture in page and (tmp_path / "report" / picture).stat().st_size > 1000
     assert "on_road" in summary(found)
+
+
+@pytest.mark.parametrize("pixels", [-7, 0, 5])
+def test_a_first_person_view_that_turns_is_seen_to_turn(pixels: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (15, 40, 3), np.uint8)
+    wall = np.repeat(np.repeat(noise, 8, 0), 8, 1)
+    before, after = wall[:, 80:240], wall[:, 80 - pixels : 240 - pixels]
+    assert horizontal_shift(before, after) == pytest.approx(pixels, abs=0.7)
