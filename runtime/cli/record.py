@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from runtime.cli.options import Json, Seed, finish
 from runtime.errors import UsageError
+from runtime.machine import cores
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _ADAPTER_OF = {"CarRacing-v3": "car_racing", "racer": "car_racing", "doom": "vizdoom"}
 
 
 @app.command()
-def record(
+def command(
     env: Annotated[str, typer.Argument(help="an adapter's name or any Gymnasium id; with --show: the data set")],
     picture: Annotated[Path | None, typer.Argument(help="with --show: the .png or .mp4 to write")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the data set")] = None,
@@ -26,7 +27,7 @@ def record(
         int | None, typer.Option(min=1, help="about so many episodes of 300 to 600 ticks instead")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; default: one per core")] = None,
-    seed: Annotated[int, typer.Option(help="equal seeds record equal data")] = 0,
+    seed: Seed = 0,
     split: Annotated[str, typer.Option(help="train or test: disjoint tracks, names and templates")] = "train",
     size: Annotated[
         int | None, typer.Option(min=16, help="height and width of a frame; default: the adapter's")
@@ -34,7 +35,7 @@ def record(
     minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
     resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
     show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    json: Json = False,
 ) -> None:
     """Record a data set: `record ENV --out DIR --frames N`. Show one: `record --show DIR OUT.png|OUT.mp4`."""
     if show:
@@ -49,8 +50,7 @@ def record(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from worldmodel.train.record import EPISODE_TICKS, Recording, prepare
-    from worldmodel.train.record import record as record_shards
+    from worldmodel.train.record import EPISODE_TICKS, Recording, prepare, record
 
     adapter, options = _adapter(env, split, size)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
@@ -59,19 +59,16 @@ def record(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"recording {env}", total=sum(frames for _, frames in missing))
-        statistics = record_shards(
+        statistics = record(
             recording,
             out,
             missing,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             minutes=minutes,
             progress=lambda done: bar.update(task, completed=done),
         )
-    if as_json:
-        seconds = statistics["seconds"]
-        print(json.dumps({"out": str(out), "step": statistics["frames"], "seconds": seconds, **statistics}))
-    else:
-        print(json.dumps(statistics, indent=1))
+    report = {"out": str(out), "step": statistics["frames"], "seconds": statistics["seconds"], **statistics}
+    finish(report, json, "\n".join(f"{name:<20} {value}" for name, value in statistics.items()))
 
 
 def _show(dataset: Path, picture: Path | None) -> None:
@@ -97,9 +94,3 @@ def _adapter(env: str, split: str, size: int | None) -> tuple[str, dict[str, obj
     asked = {"split": split, "size": size}
     options |= {key: value for key, value in asked.items() if key in takes and value is not None}
     return name, options
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
