@@ -104,8 +104,8 @@ def test_a_recache_with_the_same_prompt_changes_nothing():
 def test_a_second_recache_with_the_same_prompt_changes_nothing(cache, keep_sink):
     stream = Stream(transformer(), CACHES[cache], FewStep(FEW), SIZE)
     _, state = play(stream, started(stream), 7)
-    once = stream.recache(state, prompt(2), keep_sink)
-    twice = stream.recache(once, prompt(2), keep_sink)
+    once = stream.recache(state, prompt(2), keep_sink=keep_sink)
+    twice = stream.recache(once, prompt(2), keep_sink=keep_sink)
     for name in once:
         assert torch.allclose(once[name], twice[name], atol=1e-5), name
     assert not torch.allclose(once["kv.self.v"], state["kv.self.v"], atol=1e-2)

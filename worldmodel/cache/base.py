@@ -3,7 +3,8 @@
 A cache owns no tensor. Its state is part of the flat state of the stream:
 
     state["cache.next"]:   [batch] int64, frames committed so far = the number of the next frame
-    state["cache.frame"]:  [batch, slots] int64, the frame in each slot, -1 while empty
+    state["cache.frame"]:  [batch, slots] int64, the frame in each slot; slots are filled in order, so slot s is empty
+                           as long as next <= s, and a state of zeros is a cache that holds nothing
     state["kv.NAME"]:      [batch, layers, slots, tokens, heads, head_dim], any number of stores that share the slots:
                            keys and values of self-attention, of a camera branch, of action modules, …
 
@@ -109,7 +110,7 @@ def empty_slots(cache: Cache, batch: int, device: torch.device | str = "cpu") ->
     """The bookkeeping of a cache that holds nothing yet."""
     return {
         "cache.next": torch.zeros(batch, dtype=torch.int64, device=device),
-        "cache.frame": torch.full((batch, cache.slots), -1, dtype=torch.int64, device=device),
+        "cache.frame": torch.zeros(batch, cache.slots, dtype=torch.int64, device=device),
     }
 
 

@@ -51,7 +51,7 @@ class SinkWindow:
         kept = count_up(self.sink, following).expand(len(following), -1)
         slots = torch.cat([kept, self.ring_slot(ring)], 1)
         held = state["cache.frame"].gather(1, slots)
-        valid = torch.cat([held[:, : self.sink] >= 0, ring >= self.sink], 1)
+        valid = torch.cat([kept < following, ring >= self.sink], 1)
         in_cache = torch.cat([kept, self.local(ring, following)], 1)
         ahead_of = following + ahead + count_up(frames, following)
         return Reading(

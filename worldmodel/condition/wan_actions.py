@@ -46,6 +46,12 @@ class ActionSpec:
         return self.rows_per_frame * self.window
 
     @property
+    def steers(self) -> dict[str, tuple[int, ...]]:
+        """What one latent frame is told: rows of numbers."""
+        mouse: dict[str, tuple[int, ...]] = {"mouse": (self.rows, self.mouse)} if self.mouse else {}
+        return mouse | ({"keyboard": (self.rows, self.keys)} if self.keys else {})
+
+    @property
     def stores(self) -> dict[str, tuple[int, int, int, int]]:
         """What a cache keeps, see `WanSpec.stores`; the keyboard is the same for all tokens."""
         keyboard = {"keyboard": (len(self.layers), 1, self.heads, self.keyboard_dim // self.heads)}

@@ -88,7 +88,18 @@ class Family:
         return import_module(self.module).matches(shapes, config)
 
 
-FAMILIES: dict[str, Family] = {
+_WAN = "worldmodel.families."
+FAMILIES: dict[str, Family] = {  # the more particular before the more general
+    "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", f"{_WAN}matrix_game2"),
+    "minwm": Family("minWM", "github.com/shengshu-ai/minWM", "Apache-2.0", f"{_WAN}minwm"),
+    "longlive": Family("LongLive", "arXiv:2509.22622", "as github.com/NVlabs/LongLive says", f"{_WAN}longlive"),
+    "rolling_forcing": Family("Rolling Forcing", "arXiv:2509.25161", "academic use only", f"{_WAN}rolling_forcing"),
+    "causal_forcing": Family(
+        "Causal Forcing", "github.com/thu-ml/Causal-Forcing", "as its repository says", f"{_WAN}causal_forcing"
+    ),
+    "reward_forcing": Family("Reward Forcing", "arXiv:2512.04678", "Apache-2.0", f"{_WAN}reward_forcing"),
+    "self_forcing": Family("Self-Forcing", "arXiv:2506.08009", "Apache-2.0", f"{_WAN}self_forcing"),
+    "wan21": Family("Wan 2.1 T2V", "arXiv:2503.20314", "Apache-2.0", f"{_WAN}wan21"),
     "diamond": Family("DIAMOND (Atari)", "arXiv:2405.12399", "MIT", "worldmodel.families.diamond"),
     "open_oasis": Family("Open-Oasis 500M", "github.com/etched-ai/open-oasis", "MIT", "worldmodel.families.open_oasis"),
     "waypoint": Family(

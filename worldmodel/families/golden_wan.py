@@ -362,10 +362,10 @@ def run_matrix_game2(case: Case) -> dict[str, Tensor]:
 
 def cached(stream: Stream, state: State, store: str, kind: str, layer: int, relative: bool = False) -> Tensor:
     """A layer's store, sink first, then by age: [batch, frames · tokens, H, D]; keys rotated unless `relative`."""
-    held = state["cache.frame"]
-    sink = stream.cache.sink  # type: ignore[attr-defined]
-    order = torch.where(torch.arange(held.shape[1]) < sink, -1, held).argsort(dim=1, stable=True)
-    order = torch.stack([row[held[i, row] >= 0] for i, row in enumerate(order)])
+    sink, filled = stream.cache.sink, int(state["cache.next"][0])  # type: ignore[attr-defined]
+    held = state["cache.frame"][:, :filled]
+    in_sink = torch.arange(held.shape[1]) < sink
+    order = torch.where(in_sink, -1, held).argsort(dim=1, stable=True)
     values = torch.stack([one[layer][at] for one, at in zip(state[f"kv.{store}.{kind}"], order, strict=True)])
     if kind == "k" and not relative and store != "camera":
         turns = stream.model.turns(held.gather(1, order), stream.size)

@@ -68,6 +68,13 @@ class WanSpec:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    def steers(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Per-frame conditions that a pass takes, and the shape of one frame's; size: latent rows and columns."""
+        found: dict[str, tuple[int, ...]] = {"camera": (4, 4)} if self.camera else {}
+        if self.in_channels > self.out_channels:
+            found["channels"] = (self.in_channels - self.out_channels, *size)
+        return found | (self.actions.steers if self.actions else {})
+
     @property
     def stores(self) -> dict[str, tuple[int, int, int, int]]:
         """What a cache keeps: store name to layers, tokens per frame (0: all), heads, head_dim."""

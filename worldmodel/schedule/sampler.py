@@ -7,6 +7,7 @@ A stream remembers nothing itself. Its state, a flat dict of arrays whose first 
     cache.*, kv.*          what the cache technique keeps (cache/base.py)
     cross.*                keys and values of the prompt, made when it was given
     recent                 [batch, window, channels, rows, columns], the last clean latents, which a prompt switch needs
+    recent.NAME            what steered them
     flight                 [batch, frames in flight between ticks, channels, rows, columns]
     phase, reprimed        [batch] int64, ticks since the start or the last re-prime, and which of the two it was
     pending, pending.full  the finished block whose commit rides in the next pass, and whether there is one (fused
@@ -84,6 +85,10 @@ class Stream:
         if self.fused:
             state["pending"] = self._latents(batch, self.cache.chunk)
             state["pending.full"] = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        for name, shape in self.model.spec.steers(self.size).items():
+            state[f"recent.{name}"] = like.new_zeros(batch, self.cache.slots, *shape)
+            if self.fused:
+                state[f"pending.{name}"] = like.new_zeros(batch, self.cache.chunk, *shape)
         return state
 
     @property
@@ -178,18 +183,22 @@ class Stream:
         return {**state, "phase": torch.zeros_like(state["phase"]), "reprimed": torch.ones_like(state["reprimed"])}
 
     def recache(
-        self, state: State, prompt: Tensor, keep_sink: bool = True, causal: bool = False, steer: Steer | None = None
+        self,
+        state: State,
+        prompt: Tensor | None = None,
+        image: Tensor | None = None,
+        keep_sink: bool = True,
+        causal: bool = False,
     ) -> State:
         """Switch the prompt: the cached frames are computed again under it (LongLive's KV-recache, arXiv:2509.22622).
 
         keep_sink: the sink keeps what the first prompt made of it, once frames have left the cache.
         causal: every block sees itself and what is before it, as when it was made; otherwise all see all.
-        steer: per-frame conditions [batch, window, …] of the last frames, the newest last.
         """
         walk = _Walk(self, state)
         walk.flush()
-        walk = _Walk(self, self.prompted(walk.state, prompt))
-        walk.renew(keep_sink, causal, steer or {})
+        walk = _Walk(self, self.prompted(walk.state, prompt, image))
+        walk.renew(keep_sink, causal)
         return walk.state
 
     # -- what does not change ------------------------------------------------------------------------------------------
@@ -226,7 +235,7 @@ class _Walk:
         """Hand the finished block to the cache, now or with the next pass."""
         if self.stream.schedule.commit == "last":
             self._make_room()
-            self._fill(self.fresh, latents)
+            self._fill(self.fresh, latents, steer)
         elif self.stream.fused:
             self.state.update({f"pending.{name}": part for name, part in steer.items()})
             self.state["pending"], self.state["pending.full"] = latents, torch.ones_like(self.state["phase"])
@@ -238,7 +247,7 @@ class _Walk:
         level = (self.stream.commit_level,)
         self._pass(latents, level, steer, lambda branch: (self._clean(branch),), EVERY, silent=latents.shape[1])
         self._make_room()
-        self._fill(self.fresh, latents)
+        self._fill(self.fresh, latents, steer)
 
     def flush(self) -> None:
         """Commit the waiting block in a pass of its own."""
@@ -246,7 +255,7 @@ class _Walk:
             self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
             self.commit(self.state["pending"], self._pending_steer())
 
-    def renew(self, keep_sink: bool, causal: bool, steer: Steer) -> None:
+    def renew(self, keep_sink: bool, causal: bool) -> None:
         """Compute the cached frames again; they see each other and what stays."""
         stream, state = self.stream, self.state
         renewal = stream.cache.renew(state, keep_sink)
@@ -257,13 +266,14 @@ class _Walk:
         state = self.state
         frames, live, slots = (part[:, wanted] for part in (renewal.frames, renewal.live, renewal.slots))
         place = (frames % stream.cache.slots).clamp(min=0)
-        latents = torch.stack([row[at] for row, at in zip(state["recent"], place, strict=True)])
+        latents = _taken(state["recent"], place)
         levels = stream.levels((stream.commit_level,) * latents.shape[1])
         positions = renewal.context.query_positions[:, wanted]
         count = latents.shape[1]
         begins = [i for i in range(1, count) if causal and int(frames[0, i]) % stream.cache.chunk == 0]
         edges = [0, *begins, count]
-        conditions = {name: part[:, wanted] for name, part in steer.items()}
+        steers = stream.model.spec.steers(stream.size)
+        conditions = {name: _taken(state[f"recent.{name}"], place) for name in steers}
         for branch in stream.branches:
             context = stream.model.context(self._branch(branch), renewal.context, stream.size)
             groups = []
@@ -331,7 +341,7 @@ class _Walk:
         together = torch.cat([self.state["pending"], seen], 1)
         flow = self._pass(together, (stream.commit_level, *row), both, groups, self.first, silent=chunk)
         self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
-        self._fill(self.fresh, self.state["pending"])
+        self._fill(self.fresh, self.state["pending"], waiting)
         return flow
 
     def _behind(self, state: State, frames: slice, reading: Reading, riding: Tensor, before: Tensor) -> Group:
@@ -381,17 +391,19 @@ class _Walk:
             after = self.stream.cache.make_room(self._branch(branch), in_place=True)
             self.state.update({branch + name: value for name, value in after.items() if name.startswith("kv.")})
 
-    def _fill(self, fresh: dict[str, State], latents: Tensor) -> None:
-        """Store keys and values of all branches, and remember the latents."""
+    def _fill(self, fresh: dict[str, State], latents: Tensor, steer: Steer) -> None:
+        """Store keys and values of all branches, and remember the latents and what steered them."""
         cache, state = self.stream.cache, self.state
         following = state["cache.next"][:, None]
         place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
-        recent = write(state["recent"][:, None], place, latents[:, None], in_place=True)[:, 0]
+        told = {"recent": latents, **{f"recent.{name}": part for name, part in steer.items()}}
+        for name, part in told.items():
+            write(state[name][:, None], place, part[:, None], in_place=True)
         stored: State = {}
         for branch in self.stream.branches:
             after = cache.fill(self._branch(branch), fresh[branch], in_place=True)
             stored.update({branch + name: after[name] for name in fresh[branch]})
-        self.state = {**cache.book(state), **stored, "recent": recent}
+        self.state = {**cache.book(state), **stored}
         self.read.clear()
 
     # -- parts of the state --------------------------------------------------------------------------------------------
@@ -428,4 +440,9 @@ class _Walk:
 
 def _stored(name: str) -> bool:
     """Whether a part of the state is written slot by slot."""
-    return name == "recent" or name.removeprefix("uncond.").startswith("kv.")
+    return name.split(".")[0] == "recent" or name.removeprefix("uncond.").startswith("kv.")
+
+
+def _taken(ring: Tensor, places: Tensor) -> Tensor:
+    """[batch, slots, …] at places [batch, n]."""
+    return torch.stack([row[at] for row, at in zip(ring, places, strict=True)])
