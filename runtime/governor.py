@@ -1,0 +1,95 @@
+"""The governor: which of a world's graphs makes the next frame, from what each costs and how much time is left.
+
+    tick       the steady one. Frames in flight, if the world has any, are told the newest action.
+    reprime    drops the frames in flight and makes them again: the key shows in this very frame.
+    tick_fast  fewer denoising steps.
+
+The choice is a pure function; the replay writes it down, so that a game is the same again on a slower machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from runtime.errors import UsageError
+
+ANSWERS = ("auto", "rollback", "late", "off")
+POLICIES = ("slow", "skip", "degrade")
+REMEMBERED = 32  # ticks; the slowest of them is what the next is taken to cost
+SKIPPED_AT_MOST = 4  # frames in a row that are not shown, under the policy `skip`
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the player chose.
+
+    answer: how a new action meets frames in flight. `off`: it waits until its own frame leaves. `late`: it is told to
+    the frames as they are. `rollback`: they are made again, whatever it costs. `auto`: as rollback if there is time.
+    policy: what a machine that is too slow gives up. `slow`: the world's speed. `skip`: showing every frame.
+    `degrade`: denoising steps.
+    """
+
+    answer: str = "auto"
+    policy: str = "slow"
+
+    def __post_init__(self) -> None:
+        if self.answer not in ANSWERS:
+            raise UsageError(f"answer must be one of {', '.join(ANSWERS)}: got {self.answer!r}")
+        if self.policy not in POLICIES:
+            raise UsageError(f"policy must be one of {', '.join(POLICIES)}: got {self.policy!r}")
+
+
+def choose(costs: Mapping[str, float], left: float, changed: bool, wishes: Wishes) -> str:
+    """The best graph that meets the deadline, or the quickest allowed one if none does.
+
+    costs: seconds, of the graphs that the world has; `tick` is always there. left: seconds until the frame is due.
+    changed: whether the action is another than the one that the frames in flight were made for.
+    """
+    wanted = ["tick"]
+    if changed and "reprime" in costs:
+        if wishes.answer == "rollback":
+            return "reprime"
+        if wishes.answer == "auto":
+            wanted = ["reprime", "tick"]
+    if wishes.policy == "degrade" and "tick_fast" in costs:
+        wanted.append("tick_fast")
+    for graph in wanted:
+        if costs[graph] <= left:
+            return graph
+    return min(wanted, key=lambda graph: costs[graph])
+
+
+class Governor:
+    """Remembers what graphs have cost, and chooses."""
+
+    def __init__(self, graphs: Collection[str] = ("tick",), wishes: Wishes | None = None) -> None:
+        self.graphs, self.wishes = tuple(graphs), wishes or Wishes()
+        self._recent: deque[tuple[str, float]] = deque(maxlen=REMEMBERED)
+        self._least: dict[str, float] = {}
+
+    def measured(self, graph: str, seconds: float) -> None:
+        self._recent.append((graph, seconds))
+        self._least[graph] = min(seconds, self._least.get(graph, seconds))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Seconds that a tick of each graph is expected to cost: the most it has cost lately.
+
+        A graph that was not used lately is expected to be slowed down as much as those that were, so that a machine
+        that is free again is noticed without missing deadlines to try. One that was never measured costs nothing.
+        """
+        lately: dict[str, float] = {}
+        for graph, seconds in self._recent:
+            lately[graph] = max(seconds, lately.get(graph, 0.0))
+        load = max((lately[graph] / self._least[graph] for graph in lately if self._least[graph]), default=1.0)
+        return {graph: lately.get(graph, self._least.get(graph, 0.0) * load) for graph in self.graphs}
+
+    def choose(self, left: float, changed: bool) -> str:
+        return choose(self.costs, left, changed, self.wishes)
+
+    def lead(self, period: float) -> float:
+        """Seconds before the deadline at which input should be read: as late as the dearest graph in use allows."""
+        used = [cost for graph, cost in self.costs.items() if graph != "tick_fast"]
+        return min(max(used, default=0.0) * 1.2 + 0.001, 0.9 * period)
