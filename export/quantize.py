@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load
 
 from worldmodel.errors import SpecError
 
 PREFIX = "world."  # of the module that is traced
-SMALL = 1024  # numbers; smaller tensors stay float32, inside the graph
+SMALL = 1024  # numbers; smaller weights stay float32, smaller constants inside the graph
 STORAGES = ("fp32", "fp16", "int8")
+GRAPHS = ("tick", "recache", "begin")  # names that constants of single graphs begin with
 LOCATION = "weights/world.safetensors"
 
 
@@ -31,16 +33,23 @@ class Stored:
 
 
 def store_weights(
-    models: Mapping[str, onnx.ModelProto], storage: Callable[[str], str]
+    models: Mapping[str, onnx.ModelProto],
+    storage: Callable[[str], str],
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[dict[str, onnx.ModelProto], bytes]:
-    """The graphs without weights, and the safetensors file that holds these. storage: name → one of STORAGES."""
+    """The graphs without weights, and the safetensors file that holds these.
+
+    storage: weight name → one of STORAGES. weights: all of the world's; the exporter merges equal ones in the graphs.
+    """
     kept: dict[str, np.ndarray] = {}
+    for name, weight in (weights or {}).items():
+        kept |= store(name, name, weight, storage(name)).tensors
     refer: dict[str, list[str]] = {}  # graph: names of its outside tensors
     slim = {}
     for graph_name, model in models.items():
         model = onnx.ModelProto.FromString(model.SerializeToString())
         graph, first, outside = model.graph, [], []
-        large = [tensor for tensor in graph.initializer if _size(tensor) >= SMALL]
+        large = [tensor for tensor in graph.initializer if _size(tensor) >= SMALL or tensor.name.startswith(PREFIX)]
         for tensor in large:
             graph.initializer.remove(tensor)
             name = weight_name(graph_name, tensor.name)
@@ -66,7 +75,7 @@ def store(name: str, wanted: str, weight: np.ndarray, storage: str) -> Stored:
     """name: in the weights file. wanted: the tensor in the graph."""
     if storage not in STORAGES:
         raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
-    if weight.dtype != np.float32 or storage == "fp32":
+    if weight.dtype != np.float32 or weight.size < SMALL or storage == "fp32":
         return Stored({name: weight}, [helper.make_node("Identity", [name], [wanted])])
     if storage == "fp16":
         half = weight.astype(np.float16)
@@ -103,6 +112,18 @@ def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def weight_name(graph: str, name: str) -> str:
     """The torch name of a weight; a constant that the exporter made up belongs to its graph alone."""
     return name.removeprefix(PREFIX) if name.startswith(PREFIX) else f"{graph}.{name}"
+
+
+def read_weights(file: bytes) -> dict[str, np.ndarray]:
+    """A weights file as float32 arrays under their torch names; constants of single graphs are left out."""
+    stored = load(file)
+    weights = {}
+    for name, array in stored.items():
+        if name.endswith(".scale") or name.split(".")[0] in GRAPHS:
+            continue
+        scale = stored.get(f"{name}.scale", np.float32(1))
+        weights[name] = array.astype(np.float32) * scale
+    return weights
 
 
 SAFETENSORS_TYPES = {

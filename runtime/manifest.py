@@ -97,6 +97,7 @@ class Manifest:
     files: Mapping[str, StoredFile]
     environment: str | None = None  # id of the real environment
     adapter: str | None = None  # its module in worldmodel/train/envs
+    spec: Mapping[str, Any] | None = None  # how to build it in torch, of native worlds
     flops_per_tick: float | None = None  # floating point operations of the tick graph, one player
 
     @property
@@ -151,6 +152,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         files={name: _stored(item) for name, item in top.named("files")},
         environment=environment.text("id") if environment else None,
         adapter=environment.name("adapter") if environment and "adapter" in environment.raw else None,
+        spec=top.child("spec").raw if "spec" in top.raw else None,
         flops_per_tick=top.number("flops_per_tick", 0.0, 1e18) if "flops_per_tick" in top.raw else None,
     )
     _check(manifest, where)

@@ -73,6 +73,10 @@ class Session:
         self.last_action = frozenset(actions)
         return frame[0]
 
+    def peek(self) -> State:
+        """The latest state's arrays, to look at; they are overwritten by later ticks."""
+        return dict(self._state)
+
     def set_prompt(self, text: str) -> None:
         """Turn the world towards another text, from the next tick on."""
         embedding = self.backend.embed(text)

@@ -51,6 +51,7 @@ class Backend(Protocol):
 BACKENDS: dict[str, tuple[str, str]] = {  # the best first
     "openvino": ("runtime.backends.openvino", "openvino"),
     "onnxruntime": ("runtime.backends.onnxruntime", "onnxruntime"),
+    "torch": ("runtime.backends.torch", "torch"),
     "mock": ("runtime.backends.mock", "numpy"),
 }
 
@@ -79,10 +80,9 @@ def load_backend(
 
 def usable_backends(world: World) -> list[str]:
     """Installed backends that can play this world, the best first."""
+    able = {"mock": world.path is None, "torch": world.manifest.spec is not None}
     return [
-        name
-        for name, (_, package) in BACKENDS.items()
-        if installed(package) and (name == "mock") == (world.path is None)
+        name for name, (_, package) in BACKENDS.items() if able.get(name, "tick" in world.manifest.graphs) and installed(package)
     ]
 
 

@@ -42,6 +42,8 @@ class OpenVinoMaker:
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": ov.Type.f32 if exact else PRECISIONS[self.precision],
+            # By default int8 weights make openvino round activations to int8, too, whatever the precision hint says.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             "ENABLE_CPU_PINNING": False,  # the cores are shared with the window and with whatever else runs
         }
         try:

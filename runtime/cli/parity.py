@@ -58,7 +58,7 @@ def golden(folder: Path) -> list[dict[str, Any]]:
 
 def world(name: str, backend: str) -> dict[str, Any]:
     """Check a world's graphs against the torch reference."""
-    from export.parity import check_world
+    from runtime.parity import check_world
 
     return check_world(name, backend)
 

@@ -1,0 +1,75 @@
+"""The torch reference, float32: what a native world's graphs were traced from, with the weights of its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.quantize import LOCATION, read_weights
+from runtime.backends import Backend, check_precision
+from runtime.errors import BackendError, WorldFileError
+from runtime.prompt import check_prompt
+from runtime.world import State, World
+from worldmodel import tick as native
+from worldmodel.errors import SpecError
+from worldmodel.prompt.encoder import PromptEncoder
+from worldmodel.spec import WorldSpec
+
+
+def load(world: World, threads: int, precision: str, players: int) -> Backend:
+    if "family" in (world.manifest.spec or {}):
+        from runtime.backends.imported import load_family
+
+        return load_family(world, threads, precision, players)
+    check_precision("torch", precision, ("fp32",))
+    if world.manifest.spec is None:
+        raise BackendError(f"world {world.manifest.name!r} does not say how to build it in torch: use another backend")
+    try:
+        model = native.World(WorldSpec.from_json(json.dumps(world.manifest.spec)))
+    except SpecError as error:
+        raise WorldFileError(f"{world.path}: {error}: export the world again") from error
+    weights = {name: torch.from_numpy(array) for name, array in read_weights(world.read(LOCATION)).items()}
+    tables = {name for name, _ in model.named_buffers()} - set(model.state_dict())  # computed anew, not loaded
+    absent, unknown = model.load_state_dict({k: v for k, v in weights.items() if k not in tables}, strict=False)
+    if absent or unknown:
+        raise WorldFileError(f"{world.path}: weights missing: {absent[:3]}, unexpected: {unknown[:3]}: export it again")
+    torch.set_num_threads(threads)
+    return TorchBackend(model.eval(), PromptEncoder.load(), threads, players)
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    model: native.World
+    encoder: PromptEncoder
+    threads: int
+    players: int
+    name: str = "torch"
+    precision: str = "fp32"
+
+    @torch.no_grad()
+    def tick(
+        self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
+    ) -> tuple[np.ndarray, State]:
+        given = (torch.from_numpy(array) for array in (action, prompt, noise))
+        frame, after = native.tick(self.model, tensors(state), *given)
+        return frame.contiguous().numpy(), arrays(after)
+
+    @torch.no_grad()
+    def recache(self, state: State, prompt: np.ndarray) -> State:
+        return arrays(native.recache(self.model, tensors(state), torch.from_numpy(prompt)))
+
+    def embed(self, text: str) -> np.ndarray:
+        check_prompt(text)
+        return self.encoder.encode([text]).numpy()
+
+
+def tensors(state: State) -> dict[str, Any]:
+    return {name: torch.from_numpy(array) for name, array in state.items()}
+
+
+def arrays(state: dict[str, Any]) -> State:
+    return {name: tensor.contiguous().numpy() for name, tensor in state.items()}

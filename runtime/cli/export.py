@@ -1,0 +1,91 @@
+"""`worldloop export`: pack a trained world into a world file, and prove that it plays the same."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runtime.backends import usable_backends
+from runtime.cli.options import Json, finish
+from runtime.errors import CheckFailed
+from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare
+from runtime.session import Session
+from runtime.world import World
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of 'worldloop train'")],
+    card: Annotated[Path, typer.Option(help="TOML file: title, licence, prompts, starts, …; see export/pack.py")],
+    out: Annotated[Path | None, typer.Option(help="the world file (default: RUN/NAME.world)")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="the generator's weights (default: RUN/world.safetensors)")
+    ] = None,
+    storage: Annotated[str, typer.Option(help="of the weights: int8, fp16 or fp32")] = "int8",
+    ticks: Annotated[int, typer.Option(help="ticks of the parity check", min=1)] = TICKS,
+    json: Json = False,
+) -> None:
+    """Write NAME.world and compare its futures with the torch reference; exit code 1 if they differ too much."""
+    from export.onnx import export_graphs
+    from export.pack import load_world, pack, read_card
+
+    begun = time.monotonic()
+    told = read_card(card)
+    world = load_world(run, weights)
+    target = out or run / f"{world.spec.name}.world"
+    graphs = export_graphs(world)
+    world_hash = pack(world, told, graphs, target, storage)
+    with tempfile.TemporaryDirectory() as folder:
+        exact = Path(folder, "exact.world")
+        pack(world, told, graphs, exact, "fp32")
+        futures = [
+            judge(target, exact, backend, ticks)
+            for backend in usable_backends(World.open(target))
+            if backend != "torch"
+        ]
+    report = {
+        "out": str(target),
+        "world_hash": world_hash,
+        "bytes": target.stat().st_size,
+        "seconds": round(time.monotonic() - begun, 1),
+        "flops_per_tick": graphs.flops_per_tick,
+        "storage": storage,
+        "parity": futures,
+    }
+    finish(report, json, text(report))
+    if failed := [future for future in futures if not future["ok"]]:
+        raise CheckFailed(f"{target} plays another game than torch on {', '.join(f['backend'] for f in failed)}")
+
+
+def judge(shipped: Path, exact: Path, backend: str, ticks: int) -> dict[str, Any]:
+    """One backend: its arithmetic against torch with the same weights, its future against torch with the exact ones."""
+    world = World.open(shipped)
+    single = compare(Session(world, backend="torch"), Session(world, backend=backend, precision="fp32"), ticks)
+    best = Session(world, backend=backend)
+    future = compare(Session(World.open(exact), backend="torch"), best, ticks)
+    psnr = sum(future.psnr) / len(future.psnr)
+    return {
+        "backend": backend,
+        "ok": single.worst <= TOLERANCE and psnr >= PSNR_FLOOR,
+        "fp32_error": single.worst,
+        "precision": best.backend.precision,
+        "psnr_mean": round(psnr, 2),
+        "psnr_worst": round(min(future.psnr), 2),
+    }
+
+
+def text(report: dict[str, Any]) -> str:
+    lines = [f"{report['out']}: {report['bytes'] / 1e6:.1f} MB, {report['flops_per_tick'] / 1e9:.2f} GFLOP a tick"]
+    for future in report["parity"]:
+        lines.append(
+            f"  {future['backend']}: float32 {future['fp32_error']:.1e} from torch; "
+            f"as shipped ({report['storage']}, {future['precision']}) {future['psnr_mean']} dB, "
+            f"worst {future['psnr_worst']} dB"
+        )
+    return "\n".join(lines)

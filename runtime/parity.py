@@ -1,0 +1,76 @@
+"""Two players of one game: how far a backend's frames and state are from those of the torch reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.session import Session
+from runtime.world import World
+
+TICKS = 50
+TOLERANCE = 1e-3  # relative error of a state tensor, float32 against float32
+PSNR_FLOOR = 30.0  # dB, of the whole future in another precision
+
+
+@dataclass(frozen=True)
+class Difference:
+    """errors: state tensor → the largest relative error of any tick. psnr: of every tick's frame, in dB."""
+
+    errors: dict[str, float]
+    psnr: list[float]
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values())
+
+
+def compare(reference: Session, other: Session, ticks: int = TICKS) -> Difference:
+    """Play both on their own states with the same keys, a fixed pattern."""
+    errors: dict[str, float] = {}
+    psnr = []
+    for tick in range(ticks):
+        actions = pattern(reference.world.manifest.action_names, tick)
+        ours, theirs = reference.tick(actions), other.tick(actions)
+        psnr.append(psnr_of(ours, theirs))
+        for name, expected in reference.peek().items():
+            errors[name] = max(errors.get(name, 0.0), relative_error(other.peek()[name], expected))
+    return Difference(errors, psnr)
+
+
+def pattern(names: tuple[str, ...], tick: int) -> set[str]:
+    """Keys held for different spans, so that all combinations come."""
+    return {name for i, name in enumerate(names) if tick // (3 + 2 * i) % 2}
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square of the difference over that of what is expected."""
+    difference = np.square(found.astype(np.float64) - expected).mean()
+    size = np.square(expected.astype(np.float64)).mean()
+    return math.sqrt(difference / size) if size else math.sqrt(difference)
+
+
+def psnr_of(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two pictures, in dB; equal ones: 99."""
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / error))
+
+
+def check_world(name: str, backend: str, ticks: int = TICKS) -> dict[str, Any]:
+    """A world's graphs on a backend against torch float32 with the same weights; one case of `worldloop parity`."""
+    world = World.open(name)
+    reference, other = Session(world, backend="torch"), Session(world, backend=backend)
+    found = compare(reference, other, ticks)
+    exact = other.backend.precision == "fp32"
+    psnr = sum(found.psnr) / len(found.psnr)
+    return {
+        "name": world.manifest.name,
+        "kind": f"{other.backend.name} {other.backend.precision}",
+        "ok": found.worst <= TOLERANCE if exact else psnr >= PSNR_FLOOR,
+        "tolerance": TOLERANCE if exact else PSNR_FLOOR,
+        "outputs": found.errors,
+        "psnr": round(psnr, 2),
+    }
