@@ -5,6 +5,7 @@ WorldloopError
 ├── BackendError             the backend is unknown, not installed, or cannot run this world
 ├── ActionError              an action or key has a name that the world does not know
 ├── ActionsFileError         a line of an actions file makes no sense
+├── BindingsError            a bindings file makes no sense
 ├── PromptError              a prompt that cannot be used
 ├── SnapshotError            a snapshot is damaged or belongs to another world
 ├── ReplayError              a replay is damaged or belongs to another world
@@ -20,6 +21,7 @@ __all__ = [
     "ActionError",
     "ActionsFileError",
     "BackendError",
+    "BindingsError",
     "CheckFailed",
     "DisplayError",
     "MissingExtraError",
@@ -46,6 +48,10 @@ class ActionError(WorldloopError):
 
 class ActionsFileError(WorldloopError):
     """A line of an actions file makes no sense."""
+
+
+class BindingsError(WorldloopError):
+    """A bindings file makes no sense."""
 
 
 class PromptError(WorldloopError):
