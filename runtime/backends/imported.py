@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from runtime.errors import PromptError
+from runtime.backends import Backend, check_precision
+from runtime.errors import BackendError, PromptError, WorldFileError
 from runtime.manifest import Action, Manifest, TensorSpec
 from runtime.world import State, World
+from worldmodel.families.checkpoint import Found
 
 if TYPE_CHECKING:
     from worldmodel.families.family import Playable
@@ -56,6 +60,33 @@ def imported(
         files={},
     )
     return World(manifest, hash), ImportedBackend(playable, torch.device(device), encoder)
+
+
+def load_family(world: World, threads: int, precision: str, players: int) -> Backend:
+    """The backend of a world file that `worldloop import` wrote."""
+    from worldmodel.families.family import build, recognise
+
+    check_precision("torch", precision, ("fp32", "bf16"))
+    if players != 1:
+        raise BackendError(
+            f"world {world.manifest.name!r} is played by one player a session: its blocks start together"
+        )
+    spec = world.manifest.spec or {}
+    config = dict(spec.get("config", {}))
+    config["found"] = Found.from_json(config.get("found", {}))
+    weights = load_safetensors(world.read(next(iter(world.manifest.files))))
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    family, described = recognise(shapes, config, str(world.path))
+    if family != spec.get("family"):
+        raise WorldFileError(f"{world.path}: says it is {spec.get('family')} and holds {family}: import it again")
+    torch.set_num_threads(threads)
+    playable = build(family, described, weights, str(world.path))
+    encoder = None
+    if config.get("text_encoder"):
+        from worldmodel.prompt.umt5 import Umt5
+
+        encoder = Umt5.load(Path(config["text_encoder"]), playable.about.prompt_shape[0])
+    return ImportedBackend(playable, torch.device("cpu"), encoder)
 
 
 @dataclass(frozen=True)

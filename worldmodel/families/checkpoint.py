@@ -39,6 +39,12 @@ class Found:
     infixes: tuple[str, ...] = ()
     prefix: str = ""
 
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> Found:
+        """What `vars` of one gave, after a way through JSON."""
+        lists = {name: tuple(raw.get(name, ())) for name in ("others", "infixes")}
+        return Found(str(raw.get("file", "")), str(raw.get("part", "")), prefix=str(raw.get("prefix", "")), **lists)
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -1,0 +1,121 @@
+"""From a public checkpoint to something that plays: recognise, plan the memory, check the fit, load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from worldmodel.families.checkpoint import Checkpoint, Found, merge_lora, open_checkpoint
+from worldmodel.families.family import FAMILIES, About, Playable, build, outline, recognise
+from worldmodel.families.loading import Fit, fit
+from worldmodel.families.loading import shapes as shapes_of
+from worldmodel.families.wan_world import WanWorld, read_codec
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Import:
+    """A checkpoint that was recognised; nothing of its size has been allocated.
+
+    weights: its shapes under the family's public names, a codec's behind `codec.`.
+    """
+
+    family: str
+    spec: Any
+    where: str
+    weights: dict[str, tuple[int, ...]]
+    bytes: int
+    fit: Fit
+    found: Found
+    read: Callable[[], dict[str, Tensor]]
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.weights.values())
+
+    @property
+    def about(self) -> About:
+        """What a host has to know of the world, before it is loaded."""
+        return cast("Playable", outline(self.family, self.spec)).about
+
+    def memory(self) -> dict[str, float]:
+        """What playing takes, in MiB: the weights, one session's state, and the peak of both with a pass under way."""
+        world = outline(self.family, self.spec)
+        state = sum(
+            math.prod(shape) * dtype.itemsize
+            for shape, dtype in world.state_shapes().values()  # type: ignore[operator]
+        )
+        # A tick makes its state beside the one it was given; a pass holds its widest activations and what it reads.
+        during = _pass_bytes(world) if isinstance(world, WanWorld) else 0
+        sizes = {"weights_mb": self.bytes, "state_mb": state, "peak_mb": self.bytes + 2 * state + during}
+        return {name: round(size / MEGABYTE, 1) for name, size in sizes.items()}
+
+    def load(self) -> Playable:
+        """The world with its weights; a misfit or a NaN is an error that names the tensor."""
+        return build(self.family, self.spec, self.read(), self.where)
+
+
+def plan_import(
+    path: Path,
+    codec: Path | None = None,
+    lora: Path | None = None,
+    part: str | None = None,
+    config: dict[str, Any] | None = None,
+) -> Import:
+    """Recognise a checkpoint and compare it with its family. Reads headers only."""
+    main = open_checkpoint(path, part)
+    beside = open_checkpoint(codec) if codec else None
+    adapter = open_checkpoint(lora) if lora else None
+    facts = {**main.config, **(config or {}), "found": main.found, "lora": lora is not None}
+    prefix = (
+        "codec." if beside and read_codec({f"codec.{name}": shape for name, shape in beside.shapes.items()}) else ""
+    )
+    weights = dict(main.shapes)
+    if beside:
+        weights |= {f"{prefix}{name}": shape for name, shape in beside.shapes.items()}
+    family, spec = recognise(weights, facts, str(path))
+    return Import(
+        family=family,
+        spec=spec,
+        where=str(path),
+        weights=weights,
+        bytes=main.bytes + (beside.bytes if beside else 0),
+        fit=_fit(family, spec, weights),
+        found=main.found,
+        read=lambda: _read(main, beside, prefix, adapter),
+    )
+
+
+def _fit(family: str, spec: Any, weights: dict[str, tuple[int, ...]]) -> Fit:
+    """Compare names and shapes without reading a tensor."""
+    with torch.device("meta"):
+        stand_ins = {name: torch.empty(shape) for name, shape in weights.items()}
+    renamed = import_module(FAMILIES[family].module).rename(stand_ins)
+    return fit(shapes_of(outline(family, spec)), {name: tensor.shape for name, tensor in renamed.items()})
+
+
+def _read(main: Checkpoint, beside: Checkpoint | None, prefix: str, adapter: Checkpoint | None) -> dict[str, Tensor]:
+    weights = main.read()
+    if adapter is not None:
+        weights = merge_lora(weights, adapter.read())
+    if beside is not None:
+        weights |= {f"{prefix}{name}": tensor for name, tensor in beside.read().items()}
+    return weights
+
+
+def _pass_bytes(world: WanWorld) -> int:
+    """The widest activations of the largest pass, and keys and values as they are read from the cache."""
+    spec, size = world.spec, world.transformer.head.modulation.element_size()
+    tokens = spec.rows * spec.columns // math.prod(spec.transformer.patch)
+    frames = world.stream.lanes * spec.cache.chunk
+    widest = frames * tokens * (spec.transformer.ffn_dim + 4 * spec.transformer.dim)
+    read = 2 * spec.transformer.layers * spec.cache.slots * tokens * spec.transformer.dim
+    return (widest + read) * size

@@ -1,0 +1,57 @@
+"""Wan's text encoder, UMT5-XXL, through transformers: text to the 512 rows that the transformer attends to."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldmodel.errors import CheckpointError, MissingExtraError
+
+ROWS = 512
+
+
+@dataclass(frozen=True)
+class Umt5:
+    """A loaded encoder and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    rows: int = ROWS
+
+    @staticmethod
+    def load(folder: Path, rows: int = ROWS) -> Umt5:
+        """From a folder in transformers' layout, such as a snapshot of google/umt5-xxl. Nothing is downloaded."""
+        try:
+            from transformers import AutoTokenizer, UMT5EncoderModel
+        except ImportError as error:
+            raise MissingExtraError(
+                "the text encoder needs transformers, which is not installed: pip install transformers"
+            ) from error
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"no text encoder in {folder}: expected config.json, weights and tokenizer.json")
+        try:
+            model = UMT5EncoderModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: not a UMT5 encoder: {str(error).splitlines()[0]}") from error
+        return Umt5(model.eval().requires_grad_(False), tokenizer, rows)
+
+    @torch.inference_mode()
+    def __call__(self, text: str) -> Tensor:
+        """[1, rows, dim] float32; rows behind the text's end are zero, as the transformers were trained with."""
+        found = self.tokenizer(
+            cleaned(text), padding="max_length", truncation=True, max_length=self.rows, return_tensors="pt"
+        )
+        mask = found["attention_mask"]
+        told = self.model(input_ids=found["input_ids"], attention_mask=mask).last_hidden_state
+        return (told * mask[..., None]).float()
+
+
+def cleaned(text: str) -> str:
+    """As the models were trained: entities resolved twice, white space collapsed."""
+    return " ".join(html.unescape(html.unescape(text)).split())
