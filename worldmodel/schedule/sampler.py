@@ -28,6 +28,7 @@ from torch import Tensor
 from worldmodel.cache.attention import EVERY, NONE, Group, Seen, select
 from worldmodel.cache.base import Cache, Reading, State, empty_slots, write
 from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.errors import SpecError
 from worldmodel.families.wan_transformer import Conditions, Levels, WanTransformer
 from worldmodel.schedule.plan import FlowTable, Level, Plan, Schedule
@@ -53,13 +54,7 @@ class Stream:
         rows, columns = self.size
         if rows % self.model.spec.patch[0] or columns % self.model.spec.patch[1]:
             raise SpecError(f"latent size {self.size} must divide by the patch {self.model.spec.patch}")
-        if self.fused and self.schedule.commit == "last":
-            raise SpecError("this schedule has no commit pass to fuse: its cache keeps the last noisy pass")
-        if self.fused and isinstance(self.cache, EmaSink) and self.cache.ring < 2 * self.cache.chunk:
-            raise SpecError(
-                "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same "
-                f"pass; cache.window must be at least sink + 2 chunks = {self.cache.sink + 2 * self.cache.chunk}"
-            )
+        check_combination(self.cache, self.schedule, self.fused)
 
     # -- states --------------------------------------------------------------------------------------------------------
 
@@ -209,6 +204,24 @@ class Stream:
             timesteps = torch.tensor([level.timestep for level in frames], device=self.model.head.modulation.device)
             self._levels[frames] = self.model.levels(timesteps[None])
         return self._levels[frames]
+
+
+def check_combination(cache: Cache, schedule: Schedule, fused: bool) -> None:
+    """Refuse a cache and a schedule that cannot work together, and say why."""
+    if fused and schedule.commit == "last":
+        raise SpecError("this schedule has no commit pass to fuse: its cache keeps the last noisy pass")
+    if fused and isinstance(cache, EmaSink) and cache.ring < 2 * cache.chunk:
+        raise SpecError(
+            "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same "
+            f"pass; cache.window must be at least sink + 2 chunks = {cache.sink + 2 * cache.chunk}"
+        )
+    if isinstance(cache, RollingSink) and schedule.joint:
+        window = schedule.plan(schedule.steady_from).lanes * cache.chunk
+        if window > cache.attention:
+            raise SpecError(
+                f"{window} frames in flight do not fit into the {cache.attention} frames that one query may see: "
+                f"cache.attention must be at least {window}"
+            )
 
 
 class _Walk:

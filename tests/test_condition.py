@@ -1,0 +1,128 @@
+"""What steers a world means what it says: cameras, tracks, action rows, prompts over time."""
+
+import math
+
+import pytest
+import torch
+
+from worldmodel.condition.camera import from_camera, path_keys, path_views, project, projections, rays, step, to_camera
+from worldmodel.condition.prompts import PromptAt, PromptTrack, blend
+from worldmodel.condition.tracks import Drawing, TrackHead, identity, track_map
+from worldmodel.condition.wan_actions import ActionSpec, told_rows
+from worldmodel.errors import SpecError
+
+LENS = torch.diag(torch.tensor([0.5, 0.9, 1.0]))
+
+
+def test_a_camera_path_turns_first_and_moves_in_its_own_frame():
+    views = path_views("l*30,w*1")
+    assert torch.equal(views[0], torch.eye(4))
+    pose = torch.linalg.inv(views[-1].double())
+    assert torch.allclose(pose[:3, 3], torch.tensor([0.08, 0, 0], dtype=torch.float64), atol=1e-6)  # 90° right, then on
+
+
+def test_keys_held_together_are_one_step():
+    both = step(torch.eye(4, dtype=torch.float64), ["l", "w"])
+    assert torch.allclose(torch.linalg.inv(both).float(), path_views("l,w")[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["x*3", "w*", "w**2", "w 3"])
+def test_a_path_that_cannot_be_read_lists_the_keys(path):
+    with pytest.raises(SpecError, match=r"KEY\*COUNT with KEY of w, s"):
+        path_keys(path)
+
+
+def test_what_a_camera_sees_depends_on_relative_poses_only():
+    """Moving the whole world changes no score and no result of the camera branch."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 3, 2, 2, 8) for _ in range(3))
+    views = path_views("w*1,l*1")[None]
+    world = path_views("i*9,d*7")[-1]
+    results = []
+    for moved in (views, views @ world):
+        cameras = projections(moved, LENS.expand(1, 3, 3, 3))
+        q, k, v = project(query, cameras), to_camera(key, cameras), to_camera(value, cameras)
+        scores = torch.einsum("bfthd,bgshd->bhftgs", q, k)
+        told = torch.einsum("bhftgs,bgshd->bfthd", scores, v)
+        results.append((scores, from_camera(told, cameras)))
+    for first, second in zip(*results, strict=True):
+        assert torch.allclose(first, second, atol=1e-3, rtol=1e-3)
+
+
+def test_rays_start_at_the_camera_and_fan_out_through_the_picture():
+    lens = torch.tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1.0]])
+    views = path_views("d*5")[None, -1:]
+    found = rays(views, lens.expand(1, 1, 3, 3), 3, 3)[0, 0]
+    direction, moment = found[:3], found[3:]
+    assert torch.allclose(direction[:, 1, 1], torch.tensor([0.0, 0.0, 1.0]), atol=1e-6)  # the middle looks ahead
+    assert direction[0, 1, 2] > 0 > direction[0, 1, 0]
+    assert torch.allclose(moment[:, 1, 1], torch.tensor([0.0, -0.4, 0.0]), atol=1e-6)  # origin (0.4, 0, 0) × ahead
+    assert torch.allclose((direction * moment).sum(0), torch.zeros(3, 3), atol=1e-6)
+
+
+def test_a_latent_frame_is_told_the_rows_before_it():
+    """Frame f: rows 4f-12 … 4f-1, row 0 where there are none."""
+    spec = ActionSpec(layers=(0,))
+    rows = torch.arange(60.0)[None, :, None]
+    told = told_rows(rows, torch.tensor([0, 1, 5]), spec)[0, :, :, 0]
+    assert told[0].tolist() == [0.0] * 12
+    assert told[1].tolist() == [0.0] * 9 + [1.0, 2.0, 3.0]
+    assert told[2].tolist() == [float(row) for row in range(8, 20)]
+
+
+def test_a_track_is_seen_where_it_is_and_under_its_own_name():
+    points = torch.tensor([[[[0.3125, 0.5], [0.9, 0.9]]]])
+    visible = torch.tensor([[[True, False]]])
+    drawn = track_map(points, visible, channels=4, rows=3, columns=8)[0, 0]
+    assert torch.allclose(drawn[:, 1, 2], identity(2, 4)[0], atol=1e-6)
+    drawn[:, 1, 2] = 0
+    assert not drawn.abs().gt(1e-6).any()  # nowhere else, and the hidden one nowhere
+
+
+def test_a_track_between_cells_is_shared_among_them_and_keeps_its_weight():
+    points, visible = torch.tensor([[[[0.5, 0.5]]]]), torch.ones(1, 1, 1, dtype=torch.bool)
+    drawn = track_map(points, visible, channels=4, rows=4, columns=4)
+    assert torch.allclose(drawn.sum((0, 1, 3, 4)), identity(1, 4)[0], atol=1e-6)
+    assert torch.allclose(drawn[0, 0, :, 1, 1], drawn[0, 0, :, 2, 2])
+
+
+def test_pictures_of_tracks_become_channels_of_latent_frames():
+    maps = torch.randn(2, 8, 6, 3, 5)
+    assert TrackHead(6, 4)(maps).shape == (2, 2, 4, 3, 5)
+
+
+def test_the_mouse_takes_up_a_track_or_begins_one():
+    drawing = Drawing().press(0.2, 0.2).move(0.4, 0.2).release().move(0.9, 0.9)
+    assert drawing.heads == ((0.4, 0.2),)
+    drawing = drawing.press(0.41, 0.2).move(2.0, -1.0).release().press(0.1, 0.8)
+    assert drawing.heads == ((1.0, 0.0), (0.1, 0.8)) and drawing.held == 1
+    points, visible = drawing.points(3)
+    assert points.shape == (1, 1, 3, 2) and visible.tolist() == [[[True, True, False]]]
+
+
+def one_hot(at: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor([[at]]), 3).float()
+
+
+def test_a_prompt_holds_from_its_tick_on_and_a_switch_blends():
+    track = PromptTrack((PromptAt(0, one_hot(0)), PromptAt(10, one_hot(1)), PromptAt(20, one_hot(2), over=4)))
+    assert torch.equal(track.embedding(9), one_hot(0)) and torch.equal(track.embedding(10), one_hot(1))
+    assert torch.allclose(track.embedding(21), blend(one_hot(1), one_hot(2), 0.5))
+    assert torch.equal(track.embedding(23), one_hot(2))
+    changes = {tick: track.change(tick) for tick in range(30) if track.change(tick)}
+    assert changes == {0: "recache", 10: "recache", 20: "cross", 21: "cross", 22: "cross", 23: "recache"}
+
+
+def test_a_blend_keeps_the_length_and_ends_where_it_should():
+    a, b = one_hot(0), 3 * one_hot(1)
+    assert torch.allclose(blend(a, b, 0.0), a) and torch.allclose(blend(a, b, 1.0), b, atol=1e-6)
+    middle = blend(a, b, 0.5)
+    assert middle.norm().item() == pytest.approx(2.0, abs=1e-5)
+    assert middle[0, 0, 0].item() == pytest.approx(2 / math.sqrt(2), abs=1e-5)
+    assert torch.allclose(blend(a, torch.zeros_like(a), 0.25), 0.75 * a)  # a row that ends nowhere
+
+
+@pytest.mark.parametrize("entries", [(), ((5, 1),), ((0, 1), (0, 1)), ((0, 1), (9, 1), (4, 1)), ((0, 0),)])
+def test_prompts_out_of_order_are_refused(entries):
+    with pytest.raises(SpecError):
+        PromptTrack(tuple(PromptAt(tick, one_hot(0), over) for tick, over in entries))
