@@ -12,16 +12,20 @@ import numpy as np
 
 from runtime import snapshot
 from runtime.backends import Backend, load_backend
-from runtime.backends.graphs import aligned_zeros
+from runtime.backends.graphs import GraphBackend, aligned_zeros
 from runtime.errors import UsageError
 from runtime.noise import tick_noise
+from runtime.timeline import REWIND_SECONDS, Moment, Step, Timeline
 from runtime.world import State, World
 
 
 class Session:
-    """One player. Equal seed, start, prompts and actions give equal frames, byte for byte, on one machine and backend.
+    """One player. Equal seed, start, prompts, actions and graphs give equal frames, byte for byte, on one machine and
+    backend.
 
-    tick_number: ticks since the start. prompt: the text that the world follows now. last_action: of the latest tick.
+    tick_number: ticks since the start. prompt: the text that the world follows now. last_action, last_graph: of the
+    latest tick. frame: its picture. answered: the newest input that it knew, see `tick`. timeline: the past, if
+    `rewind_mb` gives it memory.
     """
 
     def __init__(
@@ -34,13 +38,21 @@ class Session:
         prompt: str | None = None,
         threads: int | None = None,
         precision: str = "auto",
+        rewind_mb: float = 0,
     ) -> None:
         self.world = world
         self.backend = (
             load_backend(world, backend, threads=threads, precision=precision) if isinstance(backend, str) else backend
         )
         self.seed, self.start = seed, start
+        self.timeline = _timeline(world, rewind_mb) if rewind_mb else None
         self.restart(prompt=prompt)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that a tick can be made with, see runtime/governor.py; `tick` is the first."""
+        more = self.backend.engines if isinstance(self.backend, GraphBackend) else ()
+        return ("tick", *(name for name in ("reprime", "tick_fast") if name in more))
 
     def restart(self, *, seed: int | None = None, start: str | None = None, prompt: str | None = None) -> None:
         """Begin again at tick 0, with the seed and start of this session and the start's prompt, if none is given."""
@@ -55,36 +67,57 @@ class Session:
         state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
         for name, tensor in self.world.start_state(start).items():
             state[name][...] = tensor
-        self.seed, self.start, self.prompt, self.tick_number = seed, start, text, 0
-        self.last_action: frozenset[str] = frozenset()
-        self._embedding = embedding
-        self._state = self.backend.recache(state, embedding)
-        self._spare: State = {}
+        self._begin(Moment(seed, 0, start, text, embedding, self.backend.recache(state, embedding), frozenset()))
 
-    def tick(self, actions: Collection[str] = ()) -> np.ndarray:
-        """The next frame, uint8 [height, width, 3], a new array. actions: names of what is pressed, any order."""
-        action = self.world.action(actions)
-        noise = tick_noise(self.seed, self.tick_number, (1, *self.world.manifest.noise))
-        before = self._state
-        frame, self._state = self.backend.tick(before, action, self._embedding, noise, self._spare)
-        # The arrays of the state before are free now, except those that the new state shares.
-        self._spare = {name: array for name, array in before.items() if self._state[name] is not array}
-        self.tick_number += 1
-        self.last_action = frozenset(actions)
-        return frame[0]
+    def tick(self, actions: Collection[str] = (), *, graph: str | None = None, answers: int = 0) -> np.ndarray:
+        """The next frame, uint8 [height, width, 3], a new array. actions: names of what is pressed, any order.
+
+        graph: one of `graphs`; by default a changed action makes frames in flight anew, if the world has such. answers:
+        the id of the newest input that `actions` come from (`Reading.newest`); `answered` names it until the next tick.
+        """
+        pressed = frozenset(actions)
+        graph = self._answer(pressed) if graph is None else graph
+        if graph not in self.graphs:
+            raise UsageError(f"world {self.world.manifest.name!r} has no graph {graph!r}: {', '.join(self.graphs)}")
+        self._arrive()
+        before = self._moment()
+        keep = self.timeline is not None and self.timeline.wants_keyframe(self.prompt)
+        self.frame = self._advance(pressed, graph)
+        self.answered = answers
+        self._undo = before
+        if self.timeline is not None:
+            self.timeline.add(before if keep else None, before.tick, pressed, graph, self.frame)
+            if keep:
+                self._hold(before.state)
+        return self.frame
+
+    def correct(self, actions: Collection[str], *, answers: int = 0) -> np.ndarray:
+        """Roll back: make the latest tick once more with the actions that came too late for it.
+
+        The state is then, bit for bit, that of a session that knew them beforehand.
+        """
+        if self._undo is None:
+            raise UsageError("there is no tick to correct: call tick first, and correct before anything else")
+        if self.timeline is not None:
+            self.timeline.branch.at = self._undo.tick
+        self._adopt(self._undo)
+        return self.tick(actions, answers=answers)
 
     def peek(self) -> State:
         """The latest state's arrays, to look at; they are overwritten by later ticks."""
+        self._arrive()
         return dict(self._state)
 
     def set_prompt(self, text: str) -> None:
         """Turn the world towards another text, from the next tick on."""
         embedding = self.backend.embed(text)
+        self._arrive()
         self._state = self.backend.recache(self._state, embedding)
-        self._embedding, self.prompt = embedding, text
+        self._embedding, self.prompt, self._undo = embedding, text, None
 
     def snapshot(self) -> bytes:
         """All of the session, to go on from later: the same actions then give the same frames."""
+        self._arrive()
         about = snapshot.About(self.world.hash, self.seed, self.tick_number, self.start, self.prompt)
         return snapshot.pack(about, {**self._state, snapshot.EMBEDDING: self._embedding})
 
@@ -95,6 +128,112 @@ class Session:
         state = {name: aligned_zeros(array.shape, array.dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
             state[name][...] = array
-        self.seed, self.tick_number, self.start, self.prompt = about.seed, about.tick, about.start, about.prompt
-        self._embedding, self._state, self._spare = embedding, state, {}
-        self.last_action = frozenset()
+        self._begin(Moment(about.seed, about.tick, about.start, about.prompt, embedding, state, frozenset()))
+
+    def rewind(self, ticks: int = 1) -> np.ndarray:
+        """Go back, at most to the oldest tick that is remembered; the frame that was shown then."""
+        return self.seek(max(self.tick_number - ticks, self._past().first))
+
+    def seek(self, tick: int) -> np.ndarray:
+        """Go to any remembered tick of this branch, earlier or later; its frame. What lies after it is remembered
+        until another tick is made from here; `fork` keeps it."""
+        timeline = self._past()
+        if not timeline.branch.steps:
+            raise UsageError("nothing to go back to: no tick has been made since the game began")
+        if not timeline.first <= tick <= timeline.last:
+            raise UsageError(f"tick {tick} is not remembered; ticks {timeline.first} to {timeline.last} are")
+        moment, steps = timeline.way_to(tick)
+        timeline.branch.at = tick
+        # Only the picture is there now; the state is made when something needs it, so that rewinding costs no ticks.
+        self._away = (moment, steps)
+        self.tick_number, self.prompt, self._undo = tick, moment.prompt, None
+        self.frame = timeline.frame(tick)
+        return self.frame
+
+    def fork(self, name: str) -> None:
+        """Go on as a new branch of this name; the one so far stays as it is, its future after this tick included."""
+        self._past().fork(name)
+
+    def switch(self, name: str) -> np.ndarray:
+        """Go to another branch, where it was left; its frame then."""
+        timeline = self._past()
+        left = timeline.current
+        at = timeline.switch(name)
+        if not timeline.branch.steps:
+            timeline.switch(left)
+            raise UsageError(f"branch {name!r} is empty: no tick had been made when it was left")
+        return self.seek(max(at, timeline.first))
+
+    def _answer(self, pressed: frozenset[str]) -> str:
+        return "reprime" if pressed != self.last_action and "reprime" in self.graphs else "tick"
+
+    def _advance(self, pressed: frozenset[str], graph: str) -> np.ndarray:
+        """One tick of the state, nothing else."""
+        action = self.world.action(pressed)
+        manifest = self.world.manifest
+        shape = manifest.graphs[graph].noise if graph in manifest.graphs else None
+        noise = tick_noise(self.seed, self.tick_number, (1, *(shape or manifest.noise)))
+        before = self._state
+        if graph != "tick":
+            assert isinstance(self.backend, GraphBackend), "only these have other graphs, see `graphs`"
+            frame, after = self.backend.tick_by(graph, before, action, self._embedding, noise, self._spare)
+        else:
+            frame, after = self.backend.tick(before, action, self._embedding, noise, self._spare)
+        # Two states back nobody looks any more, so its arrays are free, except those that moments or newer states hold.
+        newer = {id(array) for state in (before, after) for array in state.values()}
+        self._spare = {
+            name: array for name, array in self._older.items() if id(array) not in newer and id(array) not in self._held
+        }
+        self._older, self._state = before, after
+        self._held &= newer | {id(array) for array in self._spare.values()}
+        self.tick_number += 1
+        self.last_action, self.last_graph = pressed, graph
+        return frame[0]
+
+    def _moment(self) -> Moment:
+        return Moment(
+            self.seed, self.tick_number, self.start, self.prompt, self._embedding, self._state, self.last_action
+        )
+
+    def _adopt(self, moment: Moment) -> None:
+        """Be where the moment was; its arrays stay as they are."""
+        self.seed, self.tick_number, self.start, self.prompt = moment.seed, moment.tick, moment.start, moment.prompt
+        self._embedding, self._state, self.last_action = moment.embedding, moment.state, moment.last_action
+        self._older: State = {}
+        self._spare: State = {}
+        self._held: set[int] = set()
+        self._hold(moment.state)
+        self._undo: Moment | None = None
+        self._away: tuple[Moment, list[Step]] | None = None
+
+    def _hold(self, state: State) -> None:
+        """Never write to these arrays again."""
+        self._held |= {id(array) for array in state.values()}
+
+    def _begin(self, moment: Moment) -> None:
+        """Another game: from here on, with no past."""
+        self._adopt(moment)
+        self.last_graph, self.answered = "tick", 0
+        self.frame: np.ndarray | None = None
+        if self.timeline is not None:
+            self.timeline.clear(moment.tick)
+
+    def _arrive(self) -> None:
+        """Make the state of the tick that was sought: from the nearest kept moment, tick by tick."""
+        if self._away is not None:
+            moment, steps = self._away
+            self._adopt(moment)
+            for step in steps:
+                self._advance(step.actions, step.graph)
+
+    def _past(self) -> Timeline:
+        if self.timeline is None:
+            raise UsageError("this session remembers no past: make it with Session(world, rewind_mb=256)")
+        return self.timeline
+
+
+def _timeline(world: World, rewind_mb: float) -> Timeline:
+    manifest = world.manifest
+    state_bytes = sum(spec.nbytes for spec in manifest.state.values())
+    frame_shape = (manifest.height, manifest.width, 3)
+    return Timeline(int(rewind_mb * (1 << 20)), state_bytes, round(REWIND_SECONDS * manifest.tick_hz), frame_shape)

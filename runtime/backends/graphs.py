@@ -19,6 +19,7 @@ from runtime.prompt import Tokenizer
 from runtime.world import State, World
 
 Signature = dict[str, tuple[str, Shape]]
+TICKS = ("tick", "reprime", "tick_fast")  # graphs that give a frame, see runtime/governor.py
 ALIGNMENT = 64  # bytes; vector units read aligned arrays without a copy
 
 
@@ -69,8 +70,14 @@ class GraphBackend:
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
     ) -> tuple[np.ndarray, State]:
+        return self.tick_by("tick", state, action, prompt, noise, into)
+
+    def tick_by(
+        self, graph: str, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
+    ) -> tuple[np.ndarray, State]:
+        """`tick` by another graph of the world: `reprime` or `tick_fast`, with noise of that graph's shape."""
         frame = np.empty((self.players, self.manifest.height, self.manifest.width, 3), np.uint8)
-        after = self._run("tick", state, {"action": action, "prompt": prompt, "noise": noise}, into, {"frame": frame})
+        after = self._run(graph, state, {"action": action, "prompt": prompt, "noise": noise}, into, {"frame": frame})
         return frame, after
 
     def recache(self, state: State, prompt: np.ndarray) -> State:
@@ -111,13 +118,13 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
     engines: dict[str, Engine] = {}
     headers: dict[str, Header] = {}
     with world.unpacked() as folder:
-        for name in ("tick", "recache", "prompt"):
+        for name in (*TICKS, "recache", "prompt"):
             if name not in manifest.graphs:
                 continue
             file = manifest.graphs[name].file
             inputs, outputs = signature(manifest, name)
             headers[name] = check_graph((folder / file).read_bytes(), file, inputs, outputs, sizes)
-            if name == "tick" and "frame" not in headers[name].outputs:
+            if name in TICKS and "frame" not in headers[name].outputs:
                 raise WorldFileError(f"{world.path}: {file} gives no frame: export the world again")
             if players > 1 and name != "prompt" and not batched(headers[name]):
                 raise BackendError(f"world {manifest.name!r} was exported for one player; export it again for more")
