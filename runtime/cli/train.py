@@ -25,17 +25,17 @@ Set = Annotated[
 @app.command()
 def codec(
     data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, frames: int = 100_000, seed: Seed = 0,
-    resume: Resume = False, set_: Set = None, as_json: Json = False,
+    resume: Resume = False, set_: Set = None,
+    decoder_only: Annotated[bool, typer.Option(help="improve the decoder alone; worlds stay valid")] = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train the autoencoder between pictures and latents. Several processes: torchrun --nproc-per-node N -m
-    runtime.cli …
-    """
+    """Train the autoencoder between pictures and latents."""
     from worldmodel.train.codec import train_codec
     from worldmodel.train.plan import plan_world
 
     spec = plan_world(data, out, set_ or [])
-    figures = train_codec(spec, data, out, minutes, batch or 128, frames, seed, resume)
-    _report(out / "codec.safetensors", figures, as_json)
+    figures = train_codec(spec, data, out, minutes, batch or 128, frames, seed, resume, decoder_only)
+    _report(out / f"{'decoder' if decoder_only else 'codec'}.safetensors", figures, as_json)
 
 
 @app.command()

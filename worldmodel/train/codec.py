@@ -29,16 +29,24 @@ def train_codec(
     frames: int = 100_000,
     seed: int = 0,
     resume: bool = False,
+    decoder_only: bool = False,
 ) -> dict[str, float]:
-    """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses and held-out
-    PSNR.
+    """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses, held-out PSNR.
+
+    decoder_only: go on with the decoder of a trained codec alone and write OUT/decoder.safetensors, which takes its
+    place; worlds trained on its latents stay valid.
     """
     team = Team.join()
     torch.manual_seed(seed + team.rank)
     pictures = load_pictures(data, frames, seed).to(team.device)
     held_out, pictures = pictures[:64], pictures[64:]
     codec = World(spec).codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(out, "codec", codec, optimisers(codec), Budget(minutes), team, resume=resume)
+    name, trained = "codec", codec
+    if decoder_only:
+        name, trained = "decoder", codec.decoder
+        load_weights(codec, out / "codec.safetensors")
+        codec.encoder.requires_grad_(False)
+    run = Run(out, name, codec, optimisers(trained), Budget(minutes), team, resume=resume)
 
     def step(_: int) -> dict[str, Tensor]:
         chosen = pictures[torch.randint(len(pictures), (batch,), device=pictures.device)]
@@ -55,7 +63,7 @@ def train_codec(
         target = as_input(held_out)
         made = codec.decode(codec.encode(target))
         real, shown = to_picture(target), to_picture(made)
-        save_strip(out / f"codec-{step:06d}.png", [list(real[:8].cpu().numpy()), list(shown[:8].cpu().numpy())])
+        save_strip(out / f"{name}-{step:06d}.png", [list(real[:8].cpu().numpy()), list(shown[:8].cpu().numpy())])
         return {"held_out_psnr": float(psnr(real, shown))}
 
     return run.loop(step, show)
@@ -89,5 +97,6 @@ def load_pictures(data: Path, frames: int, seed: int) -> Tensor:
 def load_codec(spec: WorldSpec, run: Path) -> Codec:
     """The trained codec of a run folder, frozen."""
     codec = World(spec).codec
-    load_weights(codec, run / "codec.safetensors")
+    better = run / "decoder.safetensors"
+    load_weights(codec, better if better.exists() else run / "codec.safetensors")
     return codec.requires_grad_(False).eval()

@@ -94,11 +94,12 @@ class LatentSet:
 def load_latents(
     data: Path, spec: WorldSpec, codec: Codec, encode_prompts: Callable[[list[str]], Tensor], team: Team
 ) -> LatentSet:
-    """Encode a recording once per codec, shard by shard, shared among the team; the results are kept beside it."""
+    """Encode a recording once per encoder, shard by shard, shared among the team; the results are kept beside it."""
     dataset = Dataset(data)
     if tuple(dataset.info.actions) != spec.actions:
         raise DatasetError(f"{data} has actions {dataset.info.actions}, the world has {list(spec.actions)}")
-    key = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in codec.parameters())).hexdigest()[:12]
+    weights = b"".join(p.detach().cpu().numpy().tobytes() for p in codec.encoder.parameters())
+    key = hashlib.sha256(weights).hexdigest()[:12]
     kept = [shard.with_suffix(f".{key}.pt") for shard in dataset.shards]
     mine = [i for i, path in enumerate(kept) if not path.exists()][team.rank :: team.size]
     codec = codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

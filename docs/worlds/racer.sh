@@ -1,0 +1,16 @@
+#!/bin/sh
+# Make racer.world from nothing, on a machine with two CPU cores; needs pip install '.[train]' and about 3 GB.
+# The figures of each run are in docs/worlds.md.
+#   docs/worlds/racer.sh [DIR]     DIR: data and run folder, default runs/
+set -eu
+dir=${1:-runs}
+here=$(cd "$(dirname "$0")" && pwd)
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive  # two one-thread processes beat two threads
+train="torchrun --nproc-per-node 2 -m runtime.cli train"
+
+worldloop record racer --size 96 --frames 120000 --seed 1 --out "$dir/data-racer" --resume
+$train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 14 --batch 24 --frames 50000 --set generator.depth=4 --resume
+$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 66 --batch 4 --resume
+$train codec --decoder-only --data "$dir/data-racer" --out "$dir/racer" --minutes 10 --batch 24 --frames 50000 --resume
+worldloop export "$dir/racer" --card "$here/racer.toml" --out "$dir/racer.world"
+worldloop eval "$dir/racer.world" --ticks 2000 --rollouts 16 --report "$dir/racer-report"
