@@ -16,6 +16,7 @@ from runtime.backends.graphs import GraphBackend, aligned_zeros
 from runtime.errors import UsageError
 from runtime.noise import tick_noise
 from runtime.timeline import REWIND_SECONDS, Moment, Step, Timeline
+from runtime.worker import Finished, Worker
 from runtime.world import State, World
 
 
@@ -27,6 +28,12 @@ class Session:
     latest tick. frame: its picture. answered: the newest input that it knew, see `tick`. timeline: the past, if
     `rewind_mb` gives it memory.
     """
+
+    prompt: str
+    tick_number: int
+    last_action: frozenset[str]
+    _state: State
+    _embedding: np.ndarray
 
     def __init__(
         self,
@@ -46,6 +53,13 @@ class Session:
         )
         self.seed, self.start = seed, start
         self.timeline = _timeline(world, rewind_mb) if rewind_mb else None
+        self._worker: Worker | None = None
+        self.frame: np.ndarray | None = None
+        self._older: State = {}  # the state before this one
+        self._spare: State = {}  # arrays that the next tick may fill
+        self._held: set[int] = set()  # of this state's arrays, those that must never be filled again
+        self._undo: Moment | None = None  # before the latest tick
+        self._away: tuple[Moment, list[Step]] | None = None  # how to make the state of a tick that was sought
         self.restart(prompt=prompt)
 
     @property
@@ -67,6 +81,8 @@ class Session:
         state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
         for name, tensor in self.world.start_state(start).items():
             state[name][...] = tensor
+        if self._worker is not None:
+            self._worker.reset()
         self._begin(Moment(seed, 0, start, text, embedding, self.backend.recache(state, embedding), frozenset()))
 
     def tick(self, actions: Collection[str] = (), *, graph: str | None = None, answers: int = 0) -> np.ndarray:
@@ -82,14 +98,28 @@ class Session:
         self._arrive()
         before = self._moment()
         keep = self.timeline is not None and self.timeline.wants_keyframe(self.prompt)
-        self.frame = self._advance(pressed, graph)
-        self.answered = answers
-        self._undo = before
+        self.frame = frame = self._advance(pressed, graph)
+        self.answered, self._undo = answers, before
         if self.timeline is not None:
-            self.timeline.add(before if keep else None, before.tick, pressed, graph, self.frame)
+            self.timeline.add(before if keep else None, before.tick, pressed, graph, frame)
             if keep:
                 self._hold(before.state)
-        return self.frame
+        return frame
+
+    def tick_async(self, actions: Collection[str] = (), *, answers: int = 0) -> Finished | None:
+        """Ask for a tick in a thread of its own and return at once: the newest finished frame, None before the first.
+
+        For hosts that run faster than the world, or must never wait. Until `stop_async`, call nothing else that ticks.
+        """
+        if self._worker is None:
+            self._worker = Worker(self)
+        return self._worker.ask(actions, answers)
+
+    def stop_async(self) -> None:
+        """Let the tick in work finish, forget those that wait; the session is the caller's again."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
 
     def correct(self, actions: Collection[str], *, answers: int = 0) -> np.ndarray:
         """Roll back: make the latest tick once more with the actions that came too late for it.
@@ -128,6 +158,8 @@ class Session:
         state = {name: aligned_zeros(array.shape, array.dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
             state[name][...] = array
+        if self._worker is not None:
+            self._worker.reset()
         self._begin(Moment(about.seed, about.tick, about.start, about.prompt, embedding, state, frozenset()))
 
     def rewind(self, ticks: int = 1) -> np.ndarray:
@@ -147,8 +179,8 @@ class Session:
         # Only the picture is there now; the state is made when something needs it, so that rewinding costs no ticks.
         self._away = (moment, steps)
         self.tick_number, self.prompt, self._undo = tick, moment.prompt, None
-        self.frame = timeline.frame(tick)
-        return self.frame
+        self.frame = frame = timeline.frame(tick)
+        return frame
 
     def fork(self, name: str) -> None:
         """Go on as a new branch of this name; the one so far stays as it is, its future after this tick included."""
@@ -199,12 +231,12 @@ class Session:
         """Be where the moment was; its arrays stay as they are."""
         self.seed, self.tick_number, self.start, self.prompt = moment.seed, moment.tick, moment.start, moment.prompt
         self._embedding, self._state, self.last_action = moment.embedding, moment.state, moment.last_action
-        self._older: State = {}
-        self._spare: State = {}
-        self._held: set[int] = set()
+        self._older = {}
+        self._spare = {}
+        self._held = set()
         self._hold(moment.state)
-        self._undo: Moment | None = None
-        self._away: tuple[Moment, list[Step]] | None = None
+        self._undo = None
+        self._away = None
 
     def _hold(self, state: State) -> None:
         """Never write to these arrays again."""
@@ -214,7 +246,7 @@ class Session:
         """Another game: from here on, with no past."""
         self._adopt(moment)
         self.last_graph, self.answered = "tick", 0
-        self.frame: np.ndarray | None = None
+        self.frame = None
         if self.timeline is not None:
             self.timeline.clear(moment.tick)
 
