@@ -17,7 +17,7 @@ def as_surface(frame: np.ndarray) -> pygame.Surface:
     import pygame
 
     height, width, _ = frame.shape
-    return pygame.image.frombuffer(np.ascontiguousarray(frame), (width, height), "RGB")
+    return pygame.image.frombuffer(np.ascontiguousarray(frame).data, (width, height), "RGB")
 
 
 def as_dlpack(frame: np.ndarray) -> Any:

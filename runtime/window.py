@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.bindings import Controls
 from runtime.errors import DisplayError
+from runtime.frames import as_surface
 from runtime.loop import Request, Status
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -81,11 +82,13 @@ class Window:
     def notify(self, text: str) -> None:
         self._notice, self._notice_left = text, NOTICE_FRAMES
 
+    def picture(self, frame: np.ndarray) -> None:
+        """Show a frame and nothing else."""
+        self._draw(frame)
+        pygame.display.flip()
+
     def show(self, frame: np.ndarray, status: Status) -> None:
-        picture = pygame.image.frombuffer(frame.tobytes(), (frame.shape[1], frame.shape[0]), "RGB")
-        area = fit(picture.get_size(), self._surface.get_size())
-        self._surface.fill((0, 0, 0))
-        self._surface.blit(pygame.transform.scale(picture, area.size), area)
+        self._draw(frame)
         if self.show_hud:
             self._write(hud_lines(status), top=True)
         elif status.paused:
@@ -96,6 +99,12 @@ class Window:
             below.append(self._notice)
         self._write(below, top=False)
         pygame.display.flip()
+
+    def _draw(self, frame: np.ndarray) -> None:
+        picture = as_surface(frame)
+        area = fit(picture.get_size(), self._surface.get_size())
+        self._surface.fill((0, 0, 0))
+        self._surface.blit(pygame.transform.scale(picture, area.size), area)
 
     def _take(self, event: pygame.event.Event) -> None:
         if event.type == pygame.QUIT:
