@@ -48,9 +48,11 @@ class LatentSet:
         return LatentSet(**{k: v.to(device) for k, v in vars(self).items()})
 
     def starts(self, length: int) -> Tensor:
-        """Every frame from which `length` frames of one episode follow."""
+        """Every frame from which `length` frames of one episode follow, itself included."""
         last = self.episode.roll(-(length - 1))
         ok = (last == self.episode) & (torch.arange(len(last), device=last.device) <= len(last) - length)
+        if not ok.any():
+            raise DatasetError(f"no episode has {length} frames in a row: record longer ones")
         return ok.nonzero().squeeze(1)
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:

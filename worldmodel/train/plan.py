@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,13 @@ from worldmodel.train.dataset import DatasetInfo
 
 
 def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
-    """The spec in OUT, or a new one: picture, actions and tick rate from the recording, the rest defaults and
-    `changes`.
-    """
+    """The spec in OUT, or a new one: the recording says picture, actions and tick rate, `changes` what else differs."""
     info = DatasetInfo.read(data)
     spec = WorldSpec(
         name=out.name, height=info.height, width=info.width, tick_hz=info.tick_hz, actions=tuple(info.actions),
         keys=info.keys, environment=info.adapter, mirror=tuple((a, b) for a, b in info.mirror),
     )  # fmt: skip
-    for change in changes:
-        spec = changed(spec, change)
+    spec = changed(spec, changes)
     if (out / "spec.json").exists():
         kept = read_plan(out)
         if changes and kept != spec:
@@ -41,17 +39,20 @@ def read_plan(out: Path) -> WorldSpec:
         raise CheckpointError(f"{out}/spec.json does not exist: 'worldloop train codec' comes first") from error
 
 
-def changed(spec: Any, change: str) -> Any:
-    """A copy of a spec with one field set: `window=8`, `generator.dim=256`, `codec.decoder_widths=(128,64)`."""
-    path, _, text = change.partition("=")
-    name, _, rest = path.partition(".")
-    known = [f.name for f in dataclasses.fields(spec)]
-    if name not in known:
-        raise SpecError(f"--set {change}: no field {name!r}; there are {', '.join(known)}")
-    if rest:
-        return dataclasses.replace(spec, **{name: changed(getattr(spec, name), f"{rest}={text}")})
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    return dataclasses.replace(spec, **{name: value})
+def changed(spec: WorldSpec, changes: list[str]) -> WorldSpec:
+    """A copy of a spec with fields set, all at once: `window=8`, `generator.dim=256`, `codec.decoder_widths=(9,6)`."""
+    fields = dataclasses.asdict(spec)
+    for change in changes:
+        path, _, text = change.partition("=")
+        *parents, name = path.split(".")
+        part: Any = fields
+        for parent in parents:
+            part = part.get(parent) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or name not in part:
+            known = ", ".join(part) if isinstance(part, dict) else ", ".join(fields)
+            raise SpecError(f"--set {change}: no field {path!r}; there are {known}")
+        try:
+            part[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            part[name] = text
+    return WorldSpec.from_json(json.dumps(fields))

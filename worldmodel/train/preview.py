@@ -22,9 +22,7 @@ FIGURES = 24  # that the figures are taken from
 
 @torch.no_grad()
 def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
-    """Roll recorded key sequences out freely; write the strip, return PSNR of tick 1 against repeating the
-    frame.
-    """
+    """Roll recorded keys out freely; write the strip, return PSNR of tick 1 against repeating the frame."""
     spec, ticks = world.spec, max(SHOWN)
     generator = torch.Generator(device=latents.latents.device).manual_seed(7)
     begin = spec.window + 1

@@ -113,12 +113,12 @@ class Run:
                 self.save()
                 saved = time.monotonic()
             if show and self.team.leads and now - shown > show_every:
-                self._show(show, writer)
+                self._show(show)
                 shown = time.monotonic()
         if self.team.leads:
-            self.save()
             if show:
-                last |= self._show(show, writer)
+                last |= self._show(show)
+            self.save()
         return {"step": self.step, "seconds": round(self.seconds, 1), **last}
 
     def save(self) -> None:
@@ -178,7 +178,7 @@ class Run:
         names = [k for k, v in current.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in names], [current[k] for k in names], 1 - decay)
 
-    def _show(self, show: Callable[[int], dict[str, float]], writer: SummaryWriter | None) -> dict[str, float]:
+    def _show(self, show: Callable[[int], dict[str, float]]) -> dict[str, float]:
         raw = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()

@@ -57,7 +57,7 @@ def train_world(
         load_weights(world.generator, init)
     begin = spec.window + 1
     starts, own_starts = latents.starts(CLIP_FRAMES - 1), latents.starts(begin + ROLL_OUT)
-    layer = compiled(clip_layer, team)
+    layer = compiled(clip_layer, minutes, team)
     run = Run(out, "world", world.generator, optimisers(world.generator), Budget(minutes), team, resume=resume)
     # Two processes must not draw the same clips, and a resumed run not the same clips again.
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
@@ -156,7 +156,7 @@ def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Ten
     return ((place + below) / length).clamp(min=0.05), (frame - place).clamp(min=0)
 
 
-def compiled(function: Callable[..., Tensor], team: Team) -> Callable[..., Tensor]:
-    """`function` compiled where that pays and can be done: one block is compiled and serves all of them."""
+def compiled(function: Callable[..., Tensor], minutes: float, team: Team) -> Callable[..., Tensor]:
+    """`function` compiled where that can be done and pays: it takes a minute, and one block then serves for all."""
     able = team.device.type == "cuda" or shutil.which("g++") is not None
-    return torch.compile(function, dynamic=False) if able else function
+    return torch.compile(function, dynamic=False) if able and minutes > 5 else function

@@ -1,0 +1,104 @@
+"""Training: what is resumed goes on, what is given is kept, and bad input is named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.errors import CheckpointError, SpecError
+from worldmodel.spec import WorldSpec
+from worldmodel.tick import World
+from worldmodel.train.codec import load_codec, train_codec
+from worldmodel.train.dataset import DatasetInfo, ShardWriter
+from worldmodel.train.plan import plan_world, read_plan
+from worldmodel.train.run import load_weights
+from worldmodel.train.world import draw_tiles, train_world
+
+SMALL = [
+    "codec.encoder_width=8", "codec.encoder_blocks=1", "codec.decoder_widths=(8,8)", "codec.decoder_blocks=(1,1)",
+    "generator.depth=2", "generator.heads=2", "generator.dim=32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Two short episodes of a square that moves right while 'go' is held, on a ground that changes colour."""
+    folder = tmp_path_factory.mktemp("recording")
+    info = DatasetInfo(
+        env="Square-v0", adapter="none", options={}, tick_hz=10, height=32, width=32, actions=["go", "back"],
+        keys={"go": ["right"], "back": ["left"]}, mirror=[["go", "back"]], facts=["x"], split="train", seed=0,
+        shard_frames=200,
+    )  # fmt: skip
+    info.write(folder)
+    rng = np.random.default_rng(0)
+    with ShardWriter(folder / "shard-00000.h5", info) as shard:
+        for episode in range(2):
+            x = 8
+            for frame in range(100):
+                go = frame > 0 and bool(rng.random() < 0.5)
+                x = (x + 2 * go) % 24
+                red = frame >= 50
+                picture = np.full((32, 32, 3), (200, 30, 30) if red else (30, 30, 200), np.uint8)
+                picture[12:20, x : x + 8] = 255
+                said = {"captions": ["a red ground" if red else "a blue ground"]}
+                shard.add(picture, np.array([go, False]), episode, said, np.array([x], np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(recording, tmp_path_factory):
+    """A run folder with a codec and a world, trained for a moment."""
+    out = tmp_path_factory.mktemp("runs") / "square"
+    spec = plan_world(recording, out, SMALL)
+    train_codec(spec, recording, out, minutes=0.02, batch=8, frames=120)
+    train_world(spec, recording, out, minutes=0.02, batch=2)
+    return out
+
+
+def test_a_resumed_run_goes_on_from_its_step_and_keeps_its_history(run, recording):
+    before = json.loads((run / "world.json").read_text())
+    figures = train_world(read_plan(run), recording, run, minutes=0.04, batch=2, resume=True)
+    after = json.loads((run / "world.json").read_text())
+    assert after[: len(before)] == before and figures["step"] > before[-1]["step"]
+
+
+def test_a_spent_budget_changes_nothing(run, recording):
+    weights = (run / "world.safetensors").read_bytes()
+    train_world(read_plan(run), recording, run, minutes=0.001, batch=2, resume=True)
+    assert (run / "world.safetensors").read_bytes() == weights
+
+
+def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):
+    pictures = torch.rand(2, 3, 32, 32)
+    latent = load_codec(read_plan(run), run).encode(pictures)
+    train_codec(read_plan(run), recording, run, minutes=0.02, batch=8, frames=120, decoder_only=True)
+    better = load_codec(read_plan(run), run)
+    assert torch.equal(better.encode(pictures), latent)
+    assert not torch.equal(better.decode(latent), World(read_plan(run)).codec.decode(latent))
+
+
+def test_weights_of_another_size_are_refused_by_name(run):
+    other = World(WorldSpec.from_json((run / "spec.json").read_text().replace('"depth": 2', '"depth": 3')))
+    with pytest.raises(CheckpointError, match=r"blocks\.2\."):
+        load_weights(other.generator, run / "world.safetensors")
+
+
+def test_a_changed_spec_needs_a_new_folder(run, recording):
+    with pytest.raises(SpecError, match="new folder"):
+        plan_world(recording, run, ["window=4"])
+
+
+def test_an_unknown_field_is_answered_with_the_known_ones(recording, tmp_path):
+    with pytest.raises(SpecError, match="depth"):
+        plan_world(recording, tmp_path / "run", ["generator.deepness=4"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_levels_rise_within_a_tile_and_every_frame_has_one(seed):
+    sigma, tile_start = draw_tiles(6, 20, torch.Generator().manual_seed(seed))
+    assert ((sigma >= 0.05) & (sigma <= 1)).all()
+    if tile_start is not None:
+        same = tile_start[:, 1:] == tile_start[:, :-1]
+        steps = sigma.diff(dim=1)
+        assert (steps[same] > -0.5).all() and (tile_start <= torch.arange(20)).all()
