@@ -58,7 +58,8 @@ def run(recording, tmp_path_factory):
 
 def test_a_resumed_run_goes_on_from_its_step_and_keeps_its_history(run, recording):
     before = json.loads((run / "world.json").read_text())
-    figures = train_world(read_plan(run), recording, run, minutes=0.04, batch=2, resume=True)
+    more = before[-1]["seconds"] / 60 + 0.02
+    figures = train_world(read_plan(run), recording, run, minutes=more, batch=2, resume=True)
     after = json.loads((run / "world.json").read_text())
     assert after[: len(before)] == before and figures["step"] > before[-1]["step"]
 

@@ -27,7 +27,7 @@ from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
-OWN_PART = 0.25  # the last share of the training time, with own roll-outs
+OWN_PART = 0.66  # the last share of the training time, where every second step is an own roll-out
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # half of the clips have up to this much noise on their history, unannounced
 PROMPT_NOISE = 0.1
