@@ -12,19 +12,22 @@ from collections.abc import Callable
 SPIN = 0.0005  # seconds before the deadline at which sleeping stops; the system wakes a sleeper up to this much late
 
 
-def settle(due: float, period: float, now: float) -> tuple[float, bool]:
-    """When a tick that was due at `due` really happens in the schedule, and whether it is late.
+def settle(due: float, period: float, now: float, patience: float = 1) -> tuple[float, bool]:
+    """When a frame that was due at `due` really comes in the schedule, and whether it is late.
 
-    A tick that is less than one period late stays on the schedule: the next ones catch up. One that is later moves the
-    schedule: the world is slower than it should be for that moment, instead of rushing to catch up.
+    One that is less than `patience` periods late stays on the schedule: the next ones catch up. One that is later moves
+    the schedule: the world is slower than it should be for that moment, instead of rushing to catch up.
     """
     if now <= due:
         return due, False
-    return (due if now - due < period else now), True
+    return (due if now - due < patience * period else now), True
 
 
 class Clock:
-    """Waits for ticks and counts the late ones. now: seconds, never going back. sleep: rests about that long."""
+    """Waits for ticks and counts the late ones. now: seconds, never going back. sleep: rests about that long.
+
+    due: when the frame of this tick is to be shown. patience: see `settle`.
+    """
 
     def __init__(
         self, tick_hz: float, now: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
@@ -32,20 +35,37 @@ class Clock:
         self.period = 1.0 / tick_hz
         self.now = now
         self.sleep = sleep
+        self.patience = 1.0
         self.late_ticks = 0
-        self._due: float | None = None  # of the next tick; None: right away
+        self.due = now()
+        self._late = False
+        self._next: float | None = None  # when the next frame is due; None: right away
 
-    def wait(self) -> None:
-        """Return when the next tick is due; at once if that has passed."""
+    def wait(self, lead: float = 0.0) -> None:
+        """Return `lead` seconds before the next frame is due, to read the input and tick; at once if that has passed.
+
+        Without a lead it returns when the frame is due, and what follows comes after that.
+        """
         now = self.now()
-        due, late = settle(now if self._due is None else self._due, self.period, now)
-        self.late_ticks += late
-        while (left := due - SPIN - self.now()) > 0:
-            self.sleep(left)
-        while self.now() < due:
-            pass
-        self._due = due + self.period
+        planned = now + lead if self._next is None else self._next
+        due, self._late = settle(planned, self.period, now, self.patience)
+        self.due = due if due == planned else due + lead
+        self.late_ticks += self._late
+        self._until(self.due - lead)
+        self._next = self.due + self.period
+
+    def hold(self) -> None:
+        """Return when the frame is due: frames come at equal distances, however long their ticks took."""
+        if not self._late and self.now() > self.due + SPIN:
+            self.late_ticks += 1
+        self._until(self.due)
 
     def restart(self) -> None:
         """Begin a new schedule with the next tick: after a pause, the time that has passed is not lateness."""
-        self._due = None
+        self._next = None
+
+    def _until(self, moment: float) -> None:
+        while (left := moment - SPIN - self.now()) > 0:
+            self.sleep(left)
+        while self.now() < moment:
+            pass

@@ -10,10 +10,11 @@ The choice is a pure function; the replay writes it down, so that a game is the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from runtime.errors import UsageError
+from runtime.session import Session
 
 ANSWERS = ("auto", "rollback", "late", "off")
 POLICIES = ("slow", "skip", "degrade")
@@ -89,7 +90,26 @@ class Governor:
     def choose(self, left: float, changed: bool) -> str:
         return choose(self.costs, left, changed, self.wishes)
 
+    def rehearse(self, session: Session, now: Callable[[], float]) -> None:
+        """Measure every graph before the game, so that none is chosen blindly; the session stays as it is."""
+        for graph in self.graphs:
+            for _ in range(3):
+                begun = now()
+                session.rehearse(graph)
+                self.measured(graph, now() - begun)
+
     def lead(self, period: float) -> float:
         """Seconds before the deadline at which input should be read: as late as the dearest graph in use allows."""
         used = [cost for graph, cost in self.costs.items() if graph != "tick_fast"]
         return min(max(used, default=0.0) * 1.2 + 0.001, 0.9 * period)
+
+
+class Pipe:
+    """Actions on their way through frames in flight: each comes out `length` ticks after it went in (answer `off`)."""
+
+    def __init__(self, length: int) -> None:
+        self._inside = deque([frozenset[str]()] * length)
+
+    def __call__(self, actions: frozenset[str]) -> frozenset[str]:
+        self._inside.append(actions)
+        return self._inside.popleft()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +13,14 @@ import numpy as np
 from runtime.actions_file import Line
 from runtime.bindings import Controls
 from runtime.clock import Clock
-from runtime.errors import PromptError, SnapshotError
+from runtime.errors import PromptError, SnapshotError, UsageError
+from runtime.governor import SKIPPED_AT_MOST, Governor, Pipe, Wishes
 from runtime.presenters import Presenter
 from runtime.replay import Recorder
+from runtime.saves import Saves
 from runtime.session import Session
+
+AUTOSAVE_SECONDS = 10
 
 Companion = Callable[[frozenset[str]], np.ndarray]  # pressed actions → a picture to show beside the frame
 
@@ -31,7 +35,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What the player asks of the program, not of the world. kind: pause, step, restart, save, load or prompt."""
+    """What the player asks of the program, not of the world; text: the prompt, or the name to save as.
+
+    kind: pause, step, restart, save, save_as, load, next_save, fork, branch or prompt.
+    """
 
     kind: str
     text: str = ""
@@ -39,7 +46,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Status:
-    """What the HUD shows. response: ticks from the newest key event to the frame that answers it, None before."""
+    """What the HUD shows. response: ticks from the newest input event to the frame that answers it, None before.
+
+    graph: that made this frame. wishes: the player's. answered: id of the newest input that the frame knows. branch:
+    of the timeline. past: seconds that can be rewound.
+    """
 
     tick: int
     tick_ms: float
@@ -48,53 +59,89 @@ class Status:
     prompt: str
     seed: int
     paused: bool
+    graph: str = "tick"
+    wishes: Wishes = Wishes()  # noqa: RUF009, it is frozen
+    answered: int = 0
+    branch: str = ""
+    past: float = 0.0
 
 
 class Screen(Protocol):
     is_open: bool
+    rewinding: bool  # the rewind key is held
 
     def requests(self) -> list[Request]:
         """What the player has asked for since the last call."""
 
     def show(self, frame: np.ndarray, status: Status) -> None: ...
 
-    def notify(self, text: str) -> None:
-        """Show a line for a moment."""
+    def notify(self, text: str, picture: np.ndarray | None = None) -> None:
+        """Show a line for a moment, beside a small picture if there is one."""
 
 
 def play(
     session: Session, controls: Controls, screen: Screen, clock: Clock, desk: Desk,
-    presenters: Iterable[Presenter] = (), companion: Companion | None = None,
+    presenters: Iterable[Presenter] = (), companion: Companion | None = None, wishes: Wishes | None = None,
 ) -> Report:  # fmt: skip
     """Run until the window closes. Each pass of the loop is one tick."""
-    report, response, paused = Report(), None, False
+    report, response, paused, skipped = Report(), None, False, 0
+    governor = Governor(session.graphs, wishes)
+    governor.rehearse(session, clock.now)
+    told = Pipe(session.in_flight if governor.wishes.answer == "off" else 0)
+    clock.patience = SKIPPED_AT_MOST + 1 if governor.wishes.policy == "skip" else 1
     frame = np.zeros((session.world.manifest.height, session.world.manifest.width, 3), np.uint8)
     while screen.is_open:
-        clock.wait()
+        clock.wait(governor.lead(clock.period))
         requests = screen.requests()
         paused ^= sum(request.kind == "pause" for request in requests) % 2 == 1
-        desk.obey(requests, session, screen)
-        if not paused or any(request.kind == "step" for request in requests):
+        if requests:
+            desk.obey(requests, session, screen)
+        rewinding = screen.rewinding and session.timeline is not None and bool(session.timeline.branch.steps)
+        ticking = not rewinding and (not paused or any(request.kind == "step" for request in requests))
+        arrived = None
+        if rewinding:
+            frame = session.rewind()
+            desk.went_elsewhere = True
+        elif ticking:
+            desk.before_tick(session)
             pressed = controls.read()  # as late as possible, so that the next frame answers it
+            arrived, actions = pressed.arrived, told(pressed.actions)
             begun = clock.now()
-            frame = session.tick(pressed.actions)
+            graph = governor.choose(clock.due - begun, actions != session.last_action)
+            frame = session.tick(actions, graph=graph, answers=pressed.newest)
             report.tick_s.append(clock.now() - begun)
+            governor.measured(graph, report.tick_s[-1])
             desk.record(session, frame)
             if companion is not None:
-                frame = beside(frame, companion(pressed.actions))
+                frame = beside(frame, companion(actions))
             for presenter in presenters:
                 presenter.show(frame)
-            if pressed.arrived is not None:
-                response = (clock.now() - pressed.arrived) / clock.period
-        if requests or paused:
+        elif requests and session.frame is not None and companion is None:
+            frame = session.frame  # of another branch, perhaps
+        behind = clock.now() > clock.due and governor.wishes.policy == "skip"
+        skipped = skipped + 1 if behind and skipped < SKIPPED_AT_MOST else 0
+        if not skipped:
+            clock.hold()
+            last_ms = 1000 * report.tick_s[-1] if report.tick_s else 0.0
+            screen.show(frame, _status(session, clock, governor, last_ms, response, paused))
+        if arrived is not None:
+            response = (clock.now() - arrived) / clock.period
+        if requests or paused or rewinding:
             clock.restart()  # saving, a new prompt and pauses take time that is no tick's
-        last_ms = 1000 * report.tick_s[-1] if report.tick_s else 0.0
-        screen.show(
-            frame,
-            Status(session.tick_number, last_ms, clock.late_ticks, response, session.prompt, session.seed, paused),
-        )
     report.late_ticks = clock.late_ticks
+    desk.finished()
     return report
+
+
+def _status(
+    session: Session, clock: Clock, governor: Governor, tick_ms: float, response: float | None, paused: bool
+) -> Status:
+    timeline = session.timeline
+    past = (session.tick_number - timeline.first) * clock.period if timeline else 0.0
+    return Status(
+        session.tick_number, tick_ms, clock.late_ticks, response, session.prompt, session.seed, paused,
+        session.last_graph, governor.wishes, session.answered, timeline.current if timeline else "", past,
+    )  # fmt: skip
 
 
 def play_script(
@@ -121,59 +168,120 @@ def play_script(
 
 @dataclass
 class Desk:
-    """Where a game is written down: the replay, if one is made, and the quick save."""
+    """Where a game is written down: the replay, if one is made, the saved games and the autosave.
+
+    slot: the name that save and load mean. went_elsewhere: the session has moved in time since the last tick.
+    """
 
     recorder: Recorder | None = None
-    save_file: Path | None = None
+    saves: Saves | None = None
+    wall_time: Callable[[], float] = time.time
+    slot: str = "quick"
+    went_elsewhere: bool = False
 
     def record(self, session: Session, frame: np.ndarray) -> None:
         if self.recorder:
             self.recorder.tick(session, frame)
+        if self.saves and session.tick_number % round(AUTOSAVE_SECONDS * session.world.manifest.tick_hz) == 0:
+            with contextlib.suppress(SnapshotError):  # a full disk must not end the game; saving by hand says so
+                self.saves.autosave(session, self.wall_time())
+
+    def before_tick(self, session: Session) -> None:
+        """The game goes on from wherever it was moved to: the replay needs to know where that is."""
+        if self.went_elsewhere and self.recorder:
+            self.recorder.restored(session.snapshot(), session)
+        self.went_elsewhere = False
+
+    def resume(self, session: Session) -> str | None:
+        """After a crash: go on from the autosave. Says so, or None if the last game ended as it should."""
+        slot = self.saves.take_crashed() if self.saves else None
+        if slot is None:
+            return None
+        try:
+            session.restore(slot.snapshot)
+        except SnapshotError as error:
+            return f"the last game crashed and cannot be resumed: {error}"
+        self.went_elsewhere = True
+        return f"resumed at tick {session.tick_number} after a crash; R begins again"
+
+    def finished(self) -> None:
+        if self.saves:
+            self.saves.finished()
 
     def obey(self, requests: list[Request], session: Session, screen: Screen) -> None:
         """Do what the player asks of the session. What cannot be done is said on the screen, and the game goes on."""
+        deeds: dict[str, Callable[[Session, Screen, str], None]] = {
+            "prompt": self._prompt, "restart": self._restart, "save": self._save, "save_as": self._save_as,
+            "load": self._load, "next_save": self._next_save, "fork": self._fork, "branch": self._branch,
+        }  # fmt: skip
         for request in requests:
-            try:
-                if request.kind == "prompt":
-                    session.set_prompt(request.text)
-                elif request.kind == "restart":
-                    self._restart(session)
-                elif request.kind == "save":
-                    screen.notify(self._save(session))
-                elif request.kind == "load":
-                    screen.notify(self._load(session))
-            except (PromptError, SnapshotError) as error:
-                screen.notify(str(error))
+            if request.kind in deeds:
+                try:
+                    deeds[request.kind](session, screen, request.text)
+                except (PromptError, SnapshotError, UsageError) as error:
+                    screen.notify(str(error))
 
-    def _restart(self, session: Session) -> None:
+    def _prompt(self, session: Session, screen: Screen, text: str) -> None:
+        self.before_tick(session)
+        session.set_prompt(text)
+
+    def _restart(self, session: Session, screen: Screen, text: str) -> None:
         session.restart()
+        self.went_elsewhere = False
         if self.recorder:
             self.recorder.restarted(session)
 
-    def _save(self, session: Session) -> str:
-        assert self.save_file is not None, "a game in a window has a place for its quick save"
-        data = session.snapshot()
-        try:
-            self.save_file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.save_file.with_suffix(".part")
-            unfinished.write_bytes(data)
-            unfinished.replace(self.save_file)  # so that a kill leaves the old save or the new one
-        except OSError as error:
-            return f"not saved: {error.strerror}"
-        return f"saved at tick {session.tick_number}"
+    def _save(self, session: Session, screen: Screen, text: str) -> None:
+        assert self.saves is not None, "a game in a window has a place for its saves"
+        self.saves.save(session, self.slot, self.wall_time())
+        screen.notify(f"saved as {self.slot!r} at tick {session.tick_number}", session.frame)
 
-    def _load(self, session: Session) -> str:
-        assert self.save_file is not None, "a game in a window has a place for its quick save"
+    def _save_as(self, session: Session, screen: Screen, name: str) -> None:
+        before, self.slot = self.slot, name
         try:
-            data = self.save_file.read_bytes()
-        except FileNotFoundError:
-            return "nothing saved yet: F5 saves"
-        except OSError as error:
-            return f"not loaded: {error.strerror}"
-        session.restore(data)
+            self._save(session, screen, name)
+        except SnapshotError:
+            self.slot = before
+            raise
+
+    def _load(self, session: Session, screen: Screen, text: str) -> None:
+        assert self.saves is not None, "a game in a window has a place for its saves"
+        if not self.saves.names():
+            screen.notify("nothing saved yet: F5 saves")
+            return
+        slot = self.saves.load(session, self.slot)
+        self.went_elsewhere = False
         if self.recorder:
-            self.recorder.restored(data, session)
-        return f"loaded tick {session.tick_number}"
+            self.recorder.restored(slot.snapshot, session)
+        screen.notify(f"loaded tick {session.tick_number} of {self.slot!r}", slot.thumbnail)
+
+    def _next_save(self, session: Session, screen: Screen, text: str) -> None:
+        assert self.saves is not None, "a game in a window has a place for its saves"
+        names = self.saves.names()
+        if not names:
+            screen.notify("nothing saved yet: F5 saves")
+            return
+        later = [name for name in names if name > self.slot]
+        self.slot = later[0] if later else names[0]
+        slot = self.saves.read(self.slot)
+        when = time.strftime("%d %b %H:%M", time.localtime(slot.saved_at))
+        screen.notify(f"{self.slot!r}: tick {slot.tick}, {when}. F9 loads, F5 overwrites it", slot.thumbnail)
+
+    def _fork(self, session: Session, screen: Screen, text: str) -> None:
+        timeline = session.timeline
+        name = f"branch {len(timeline.branches) + 1}" if timeline else ""
+        session.fork(name)
+        screen.notify(f"{name} begins at tick {session.tick_number}; F4 goes to the others")
+
+    def _branch(self, session: Session, screen: Screen, text: str) -> None:
+        if session.timeline is None or len(session.timeline.branches) < 2:
+            screen.notify("there is one branch only: F3 forks another")
+            return
+        names = list(session.timeline.branches)
+        name = names[(names.index(session.timeline.current) + 1) % len(names)]
+        session.switch(name)
+        self.went_elsewhere = True
+        screen.notify(f"{name}, tick {session.tick_number}", session.frame)
 
 
 def beside(frame: np.ndarray, other: np.ndarray) -> np.ndarray:

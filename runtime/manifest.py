@@ -27,7 +27,8 @@ MAX_TEXT = 4096  # characters of a prompt or a title
 DTYPES = {name: np.dtype(name) for name in ("float32", "float16", "int64", "int32", "uint8", "bool")}
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*){0,4}")  # no "..", no absolute path
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-PLAYER_KEYS = frozenset({"tab", "p", ".", "r", "h", "f5", "f9", "escape"})  # what the window keeps for itself
+# What the window keeps for itself:
+PLAYER_KEYS = frozenset({"tab", "p", ".", "r", "h", "backspace", "escape", *(f"f{n}" for n in range(1, 13))})
 
 
 @dataclass(frozen=True)

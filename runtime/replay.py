@@ -7,6 +7,7 @@ The first record is the header (see Header); then, in the order in which they ha
 
     ["tick", number, actions, check]   actions: bit i = i-th action of the header; check: None, or on every 16th tick
                                        [CRC-32 of the frame, 8 × 8 × 3 bytes of it averaged down]
+    ["tick", number, actions, check, graph]   the same, made with another graph than `tick`: the governor's choice
     ["prompt", text]                   from the next tick on
     ["restart", seed, start, prompt]   the game began again
     ["restore", snapshot]              the game went on from a snapshot
@@ -27,6 +28,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from runtime.backends.graphs import TICKS
 from runtime.errors import ReplayError
 from runtime.machine import cpu_name, versions
 from runtime.manifest import MAX_ACTIONS
@@ -104,7 +106,8 @@ class Recorder:
         mask = sum(self._bits[name] for name in session.last_action)
         self._ticks += 1
         check = None if self._ticks % CHECK_EVERY else [zlib.crc32(frame.tobytes()), thumb(frame)]
-        self._write(["tick", session.tick_number - 1, mask, check])
+        chosen = [] if session.last_graph == "tick" else [session.last_graph]
+        self._write(["tick", session.tick_number - 1, mask, check, *chosen])
 
     def restarted(self, session: Session) -> None:
         self._write(["restart", session.seed, session.start, session.prompt])
@@ -195,7 +198,8 @@ def play_again(replay: Replay, session: Session) -> Iterator[Played]:
     index = 0
     for kind, *rest in replay.records:
         if kind == "tick":
-            frame = session.tick([name for i, name in enumerate(names) if rest[1] >> i & 1])
+            pressed = [name for i, name in enumerate(names) if rest[1] >> i & 1]
+            frame = session.tick(pressed, graph=rest[3] if len(rest) > 3 else "tick")
             yield Played(index, frame, rest[2])
             index += 1
         elif kind == "prompt":
@@ -260,8 +264,9 @@ def _header(raw: Any, path: Path) -> Header:
 
 def _record(record: Any, actions: int, path: Path, number: int) -> list[Any]:
     match record:
-        case ["tick", int(), int(mask), None | [int(), bytes()]] if 0 <= mask < 1 << actions:
-            return record
+        case ["tick", int(), int(mask), None | [int(), bytes()], *graph] if 0 <= mask < 1 << actions:
+            if len(graph) < 2 and all(name in TICKS for name in graph):
+                return record
         case ["prompt", str()] | ["restart", int(), None | str(), str()] | ["restore", bytes()]:
             return record
     raise ReplayError(f"{path}: record {number} makes no sense")

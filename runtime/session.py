@@ -15,7 +15,7 @@ from runtime.backends import Backend, load_backend
 from runtime.backends.graphs import GraphBackend, aligned_zeros
 from runtime.errors import UsageError
 from runtime.noise import tick_noise
-from runtime.timeline import REWIND_SECONDS, Moment, Step, Timeline
+from runtime.timeline import REWIND_SECONDS, STATES_AT_LEAST, Moment, Step, Timeline
 from runtime.worker import Finished, Worker
 from runtime.world import State, World
 
@@ -68,6 +68,12 @@ class Session:
         more = self.backend.engines if isinstance(self.backend, GraphBackend) else ()
         return ("tick", *(name for name in ("reprime", "tick_fast") if name in more))
 
+    @property
+    def in_flight(self) -> int:
+        """Frames that are being made while an earlier one is shown; 0 in worlds that make one at a time."""
+        flight = self.world.manifest.state.get("flight")
+        return 0 if flight is None else flight.shape[1]
+
     def restart(self, *, seed: int | None = None, start: str | None = None, prompt: str | None = None) -> None:
         """Begin again at tick 0, with the seed and start of this session and the start's prompt, if none is given."""
         seed = self.seed if seed is None else seed
@@ -105,6 +111,11 @@ class Session:
             if keep:
                 self._hold(before.state)
         return frame
+
+    def rehearse(self, graph: str = "tick") -> None:
+        """Make the next frame and throw it away, to see how long it takes; nothing changes."""
+        self._arrive()
+        self._run(graph, self.world.action(()), {})
 
     def tick_async(self, actions: Collection[str] = (), *, answers: int = 0) -> Finished | None:
         """Ask for a tick in a thread of its own and return at once: the newest finished frame, None before the first.
@@ -201,16 +212,8 @@ class Session:
 
     def _advance(self, pressed: frozenset[str], graph: str) -> np.ndarray:
         """One tick of the state, nothing else."""
-        action = self.world.action(pressed)
-        manifest = self.world.manifest
-        shape = manifest.graphs[graph].noise if graph in manifest.graphs else None
-        noise = tick_noise(self.seed, self.tick_number, (1, *(shape or manifest.noise)))
         before = self._state
-        if graph != "tick":
-            assert isinstance(self.backend, GraphBackend), "only these have other graphs, see `graphs`"
-            frame, after = self.backend.tick_by(graph, before, action, self._embedding, noise, self._spare)
-        else:
-            frame, after = self.backend.tick(before, action, self._embedding, noise, self._spare)
+        frame, after = self._run(graph, self.world.action(pressed), self._spare)
         # Two states back nobody looks any more, so its arrays are free, except those that moments or newer states hold.
         newer = {id(array) for state in (before, after) for array in state.values()}
         self._spare = {
@@ -221,6 +224,15 @@ class Session:
         self.tick_number += 1
         self.last_action, self.last_graph = pressed, graph
         return frame[0]
+
+    def _run(self, graph: str, action: np.ndarray, into: State) -> tuple[np.ndarray, State]:
+        manifest = self.world.manifest
+        shape = manifest.graphs[graph].noise if graph in manifest.graphs else None
+        noise = tick_noise(self.seed, self.tick_number, (1, *(shape or manifest.noise)))
+        if graph == "tick":
+            return self.backend.tick(self._state, action, self._embedding, noise, into)
+        assert isinstance(self.backend, GraphBackend), "only these have other graphs, see `graphs`"
+        return self.backend.tick_by(graph, self._state, action, self._embedding, noise, into)
 
     def _moment(self) -> Moment:
         return Moment(
@@ -264,8 +276,22 @@ class Session:
         return self.timeline
 
 
+def fits(world: World, rewind_mb: float) -> bool:
+    """Whether this many MB can hold a past of the world worth the name."""
+    return rewind_mb * (1 << 20) >= STATES_AT_LEAST * state_bytes(world)
+
+
+def state_bytes(world: World) -> int:
+    return sum(spec.nbytes for spec in world.manifest.state.values())
+
+
 def _timeline(world: World, rewind_mb: float) -> Timeline:
     manifest = world.manifest
-    state_bytes = sum(spec.nbytes for spec in manifest.state.values())
+    if not fits(world, rewind_mb):
+        raise UsageError(
+            f"rewind_mb={rewind_mb:g} does not hold {STATES_AT_LEAST} states of world {manifest.name!r}, "
+            f"{state_bytes(world) / (1 << 20):.1f} MB each: give more, or 0"
+        )
     frame_shape = (manifest.height, manifest.width, 3)
-    return Timeline(int(rewind_mb * (1 << 20)), state_bytes, round(REWIND_SECONDS * manifest.tick_hz), frame_shape)
+    ticks = round(REWIND_SECONDS * manifest.tick_hz)
+    return Timeline(int(rewind_mb * (1 << 20)), state_bytes(world), ticks, frame_shape)

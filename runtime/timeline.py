@@ -18,6 +18,7 @@ from runtime.errors import UsageError
 from runtime.world import State
 
 REWIND_SECONDS = 60  # what a budget should reach back to
+STATES_AT_LEAST = 4  # that a budget must hold
 FIRST_BRANCH = "main"
 PICTURES_AT_MOST = 0.8  # of the budget; the rest is the keyframes', however large the pictures
 
@@ -62,10 +63,6 @@ class Timeline:
     """
 
     def __init__(self, budget: int, state_bytes: int, ticks: int, frame_shape: tuple[int, ...]) -> None:
-        if budget < 4 * state_bytes:
-            raise UsageError(
-                f"rewind_mb: {budget >> 20} MB hold not even four states of {state_bytes >> 20} MB: give more, or 0"
-            )
         self.budget, self.state_bytes, self.ticks = budget, state_bytes, ticks
         self.frame_shape = frame_shape
         self.clear(0)

@@ -13,30 +13,58 @@ from runtime.bindings import Controls
 from runtime.errors import DisplayError
 from runtime.frames import as_surface
 from runtime.loop import Request, Status
+from runtime.manifest import PLAYER_KEYS
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
+from pygame._sdl2 import controller
 
 FIRST_SIDE = 640  # pixels; the first window is at least about this high or wide
 NOTICE_FRAMES = 60
 MAX_PROMPT = 200  # characters that fit on a line or two
 INK, SHADE = (255, 255, 255), (0, 0, 0, 150)
-REQUESTS = {"p": "pause", ".": "step", "r": "restart", "f5": "save", "f9": "load"}
+REQUESTS = {
+    "p": "pause", ".": "step", "r": "restart", "f3": "fork", "f4": "branch", "f5": "save", "f6": "next_save",
+    "f9": "load",
+}  # fmt: skip
+TYPED = {"tab": "prompt", "f7": "save_as"}  # keys that ask for a line of text, and what it is for
+REWIND = "backspace"
+MOUSE = {1: "left", 2: "middle", 3: "right", 4: "wheel up", 5: "wheel down"}
+PAD = {  # SDL's names of a controller's buttons, in the order of their numbers
+    name: f"pad:{key}"
+    for name, key in (
+        (pygame.CONTROLLER_BUTTON_A, "a"), (pygame.CONTROLLER_BUTTON_B, "b"), (pygame.CONTROLLER_BUTTON_X, "x"),
+        (pygame.CONTROLLER_BUTTON_Y, "y"), (pygame.CONTROLLER_BUTTON_LEFTSHOULDER, "l"),
+        (pygame.CONTROLLER_BUTTON_RIGHTSHOULDER, "r"), (pygame.CONTROLLER_BUTTON_DPAD_LEFT, "left"),
+        (pygame.CONTROLLER_BUTTON_DPAD_RIGHT, "right"), (pygame.CONTROLLER_BUTTON_DPAD_UP, "up"),
+        (pygame.CONTROLLER_BUTTON_DPAD_DOWN, "down"),
+    )
+}  # fmt: skip
+AXES = {0: ("pad:left", "pad:right"), 1: ("pad:up", "pad:down")}  # of the left stick
+STICK, MOVED = 0.5, 6  # how far a stick must lean (of 1), and the mouse move (pixels in one event), to count as pressed
 
 
 class Window:
     """A pygame window. Use with `with`; `is_open` turns false when the player leaves (Esc or the close button)."""
 
     def __init__(
-        self, title: str, size: tuple[int, int], controls: Controls, prompts: Sequence[str], now: Callable[[], float]
-    ) -> None:
-        self.controls = controls
+        self, title: str, size: tuple[int, int], controls: Controls, prompts: Sequence[str], now: Callable[[], float],
+        rebound: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """rebound: called when the player has chosen other keys, which `controls` then has."""
+        self.controls, self.rebound = controls, rebound
         self.suggestions = deque(prompts)
         self.now = now
         self.is_open = True
         self.show_hud = False
-        self._typed: str | None = None  # the prompt being typed
+        self.rewinding = False
+        self._typed: str | None = None  # the line being typed
+        self._typed_for = "prompt"
+        self._binding: list[str] | None = None  # actions whose keys are still to be chosen, this one first
+        self._bound: dict[str, tuple[str, ...]] = {}
+        self._leaning: set[str] = set()  # directions in which sticks lean
         self._notice, self._notice_left = "", 0
+        self._notice_picture: pygame.Surface | None = None
         self._requests: list[Request] = []
         self._open(title, size)
 
@@ -55,6 +83,9 @@ class Window:
                 f"no window can be opened ({error}): set DISPLAY, or play with --headless --ticks N"
             ) from error
         pygame.display.set_caption(f"worldloop · {title}")
+        pygame.joystick.init()
+        controller.init()
+        self._pads = [controller.Controller(n) for n in range(controller.get_count()) if controller.is_controller(n)]
         self._font = pygame.font.Font(None, 22)
 
     def __enter__(self) -> Window:
@@ -79,8 +110,9 @@ class Window:
         requests, self._requests = self._requests, []
         return requests
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, picture: np.ndarray | None = None) -> None:
         self._notice, self._notice_left = text, NOTICE_FRAMES
+        self._notice_picture = None if picture is None else as_surface(picture.copy())
 
     def picture(self, frame: np.ndarray) -> None:
         """Show a frame and nothing else."""
@@ -89,14 +121,20 @@ class Window:
 
     def show(self, frame: np.ndarray, status: Status) -> None:
         self._draw(frame)
-        if self.show_hud:
+        if self._binding is not None:
+            self._write(self._binding_lines(), top=True)
+        elif self.show_hud:
             self._write(hud_lines(status), top=True)
         elif status.paused:
             self._write(["paused: P goes on, . steps"], top=True)
-        below = [f"prompt: {self._typed}_  (up and down: suggestions)"] if self._typed is not None else []
+        below = []
+        if self._typed is not None:
+            told = {"prompt": "prompt: {}_  (up and down: suggestions)", "save_as": "save as: {}_"}
+            below.append(told[self._typed_for].format(self._typed))
         if self._notice_left:
             self._notice_left -= 1
             below.append(self._notice)
+            self._show_picture()
         self._write(below, top=False)
         pygame.display.flip()
 
@@ -106,47 +144,113 @@ class Window:
         self._surface.fill((0, 0, 0))
         self._surface.blit(pygame.transform.scale(picture, area.size), area)
 
+    def _show_picture(self) -> None:
+        """The notice's picture in the lower right corner, an eighth of the window's area at most."""
+        if self._notice_picture is not None:
+            width, height = self._surface.get_size()
+            area = fit(self._notice_picture.get_size(), (width // 3, height // 3))
+            area.bottomright = width - 8, height - 8
+            self._surface.blit(pygame.transform.scale(self._notice_picture, area.size), area)
+
     def _take(self, event: pygame.event.Event) -> None:
         if event.type == pygame.QUIT:
             self.is_open = False
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.controls.release_all()
+            self.rewinding = False
         elif event.type == pygame.TEXTINPUT and self._typed is not None:
             self._typed = (self._typed + event.text)[:MAX_PROMPT]
-        elif event.type == pygame.KEYDOWN:
-            key = pygame.key.name(event.key).lower()
-            if self._typed is None:
-                self._press(key)
-            else:
-                self._type(key)
-        elif event.type == pygame.KEYUP:
-            self.controls.release(pygame.key.name(event.key).lower(), self.now())
+        elif event.type == pygame.KEYDOWN and self._typed is not None:
+            self._type(pygame.key.name(event.key).lower())
+        else:
+            for key, down in self._keys(event):
+                self._press(key) if down else self._release(key)
+
+    def _keys(self, event: pygame.event.Event) -> list[tuple[str, bool]]:
+        """What an event of keyboard, mouse or gamepad presses (True) and releases (False), by the keys' names."""
+        if event.type in (pygame.KEYDOWN, pygame.KEYUP):
+            return [(pygame.key.name(event.key).lower(), event.type == pygame.KEYDOWN)]
+        if event.type in (pygame.MOUSEBUTTONDOWN, pygame.MOUSEBUTTONUP) and event.button in MOUSE:
+            return [(f"mouse:{MOUSE[event.button]}", event.type == pygame.MOUSEBUTTONDOWN)]
+        if event.type == pygame.MOUSEMOTION:
+            x, y = event.rel
+            moved = [(x < -MOVED, "left"), (x > MOVED, "right"), (y < -MOVED, "up"), (y > MOVED, "down")]
+            return [(f"mouse:move {way}", down) for far, way in moved if far for down in (True, False)]
+        if event.type in (pygame.CONTROLLERBUTTONDOWN, pygame.CONTROLLERBUTTONUP) and event.button in PAD:
+            return [(PAD[event.button], event.type == pygame.CONTROLLERBUTTONDOWN)]
+        if event.type == pygame.CONTROLLERAXISMOTION and event.axis in AXES:
+            return self._lean(AXES[event.axis], event.value / 32768)
+        if event.type == pygame.CONTROLLERDEVICEADDED:
+            self._pads.append(controller.Controller(event.device_index))
+        return []
+
+    def _lean(self, ways: tuple[str, str], value: float) -> list[tuple[str, bool]]:
+        """A stick has moved along one axis: what begins and ends to be pressed by that."""
+        now = {way for way, far in zip(ways, (value < -STICK, value > STICK), strict=True) if far}
+        before = self._leaning & set(ways)
+        self._leaning = (self._leaning - before) | now
+        return [*((way, False) for way in before - now), *((way, True) for way in now - before)]
 
     def _press(self, key: str) -> None:
-        if key == "escape":
+        if self._binding is not None:
+            self._bind(key)
+        elif key == "escape":
             self.is_open = False
-        elif key == "tab":
-            self._typed = ""
+        elif key in TYPED:
+            self._typed, self._typed_for = "", TYPED[key]
             self.controls.release_all()
             pygame.key.start_text_input()
         elif key == "h":
             self.show_hud = not self.show_hud
+        elif key == "f2":
+            self._binding, self._bound = list(self.controls.keys), {}
+        elif key == REWIND:
+            self.rewinding = True
         elif key in REQUESTS:
             self._requests.append(Request(REQUESTS[key]))
         else:
             self.controls.press(key, self.now())
 
+    def _release(self, key: str) -> None:
+        if key == REWIND:
+            self.rewinding = False
+        self.controls.release(key, self.now())
+
+    def _bind(self, key: str) -> None:
+        """A key while keys are chosen: it is for the action that was asked for."""
+        assert self._binding, "it ends with the last action"
+        action = self._binding[0]
+        if key == "escape":
+            self._binding = None
+            return
+        if key != "return" and (key in PLAYER_KEYS or key.startswith("mouse:move")):
+            return
+        self._bound[action] = self.controls.keys[action] if key == "return" else (key,)
+        del self._binding[0]
+        if not self._binding:
+            self._binding = None
+            self.controls.bind(self._bound)
+            self.rebound()
+
+    def _binding_lines(self) -> list[str]:
+        assert self._binding, "it ends with the last action"
+        action = self._binding[0]
+        return [
+            f"press a key, button or mouse button for: {action}",
+            f"return keeps {', '.join(self.controls.keys[action]) or 'none'}; escape changes nothing",
+        ]
+
     def _type(self, key: str) -> None:
-        """A key while the prompt is typed; letters come as TEXTINPUT."""
+        """A key while a line is typed; letters come as TEXTINPUT."""
         assert self._typed is not None, "only called while typing"
         if key in ("return", "enter") and self._typed.strip():
-            self._requests.append(Request("prompt", self._typed.strip()))
+            self._requests.append(Request(self._typed_for, self._typed.strip()))
         if key in ("return", "enter", "escape", "tab"):
             self._typed = None
             pygame.key.stop_text_input()
         elif key == "backspace":
             self._typed = self._typed[:-1]
-        elif key in ("up", "down") and self.suggestions:
+        elif key in ("up", "down") and self.suggestions and self._typed_for == "prompt":
             self._typed = self.suggestions[0]
             self.suggestions.rotate(-1 if key == "down" else 1)
 
@@ -186,5 +290,7 @@ def hud_lines(status: Status) -> list[str]:
     state = "  paused" if status.paused else ""
     return [
         f"tick {status.tick}  {status.tick_ms:.1f} ms  late {status.late_ticks}  response {response}{state}",
+        f"graph {status.graph}  answer {status.wishes.answer}  too slow: {status.wishes.policy}  "
+        f"input {status.answered}  past {status.past:.0f} s  {status.branch}",
         f"seed {status.seed}  prompt: {status.prompt}",
     ]

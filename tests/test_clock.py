@@ -108,3 +108,40 @@ def test_a_pause_is_not_lateness():
     clock.restart()
     clock.wait()
     assert clock.late_ticks == 0
+
+
+def test_input_is_read_the_lead_before_the_frame_is_due():
+    time = Time()
+    clock = Clock(25, time.now, time.sleep)
+    clock.wait(0.010)
+    clock.hold()
+    first = time.seconds
+    for _ in range(1000):
+        clock.wait(0.010)
+        assert clock.due - time.seconds == pytest.approx(0.010, abs=1e-5)
+        time.seconds += 0.007  # the tick
+        clock.hold()
+        assert time.seconds == pytest.approx(clock.due, abs=1e-5)
+    assert time.seconds - first == pytest.approx(40, abs=1e-4) and clock.late_ticks == 0
+
+
+def test_a_frame_that_is_shown_late_is_counted_once():
+    time = Time()
+    clock = Clock(25, time.now, time.sleep)
+    for cost in (0.005, 0.030, 0.005, 0.005):
+        clock.wait(0.010)
+        time.seconds += cost
+        clock.hold()
+    assert clock.late_ticks == 1  # and the next one is on the schedule again
+
+
+def test_a_patient_clock_catches_up():
+    time = Time()
+    clock = Clock(25, time.now, time.sleep)
+    clock.patience = 5
+    clock.wait()
+    first = time.seconds
+    time.seconds += 0.15
+    for _ in range(5):
+        clock.wait()
+    assert time.seconds - first == pytest.approx(0.2, abs=1e-5)

@@ -21,6 +21,7 @@ from runtime.errors import ActionsFileError, ReplayError, WorldloopError
 from runtime.loop import Desk, Request, Status, beside, play, play_script
 from runtime.presenters import Checksum, FramesFile, VideoFile
 from runtime.replay import Recorder, agrees, open_replay, play_again, same_machine
+from runtime.saves import Saves
 from runtime.session import Session
 from runtime.world import World
 
@@ -39,6 +40,11 @@ class Script:
     ):
         self.left, self.asks, self.controls, self.keys = ticks, asks, controls, keys or {}
         self.now, self.shown, self.statuses, self.notices = 0, [], [], []
+        self.rewound = range(0)
+
+    @property
+    def rewinding(self) -> bool:
+        return self.now in self.rewound
 
     @property
     def is_open(self) -> bool:
@@ -55,16 +61,20 @@ class Script:
         self.now += 1
         self.left -= 1
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, picture: np.ndarray | None = None) -> None:
         self.notices.append(text)
 
 
-def run(tmp_path: Path, ticks: int, asks: dict[int, list[Request]], keys=None, seed: int = 0, record: bool = False):
-    session = Session(World.open("mock"), seed=seed)
+def run(
+    tmp_path: Path, ticks: int, asks: dict[int, list[Request]], keys=None, seed: int = 0, record: bool = False,
+    rewound: range = range(0),
+):  # fmt: skip
+    session = Session(World.open("mock"), seed=seed, rewind_mb=16)
     controls = Controls(MANIFEST.actions)
     screen = Script(ticks, asks, controls, keys)
+    screen.rewound = rewound
     time = itertools.count(step=0.001)
-    desk = Desk(Recorder(tmp_path / "game.replay", session, "mock") if record else None, tmp_path / "quick.save")
+    desk = Desk(Recorder(tmp_path / "game.replay", session, "mock") if record else None, Saves(tmp_path / "saves"))
     report = play(session, controls, screen, Clock(60, lambda: next(time), lambda s: None), desk)
     if desk.recorder:
         desk.recorder.close()
@@ -92,20 +102,83 @@ def test_pause_stops_the_world_and_step_moves_it_by_one(tmp_path):
 def test_loading_brings_the_saved_moment_back(tmp_path):
     asks = {10: [Request("save")], 30: [Request("load")]}
     _, screen, _ = run(tmp_path, 50, asks, {0: [("press", "up")]})
-    assert screen.notices == ["saved at tick 10", "loaded tick 10"]
+    assert screen.notices == ["saved as 'quick' at tick 10", "loaded tick 10 of 'quick'"]
     assert all(np.array_equal(a, b) for a, b in zip(screen.shown[10:30], screen.shown[30:50], strict=True))
 
 
 def test_what_cannot_be_done_is_said_and_the_game_goes_on(tmp_path):
-    (tmp_path / "quick.save").write_bytes(b"junk")
+    (tmp_path / "saves").mkdir()
+    (tmp_path / "saves" / "quick.save").write_bytes(b"junk")
     session, screen, _ = run(tmp_path, 6, {1: [Request("load")], 3: [Request("prompt", "no colour here")]})
     assert session.tick_number == 6
-    assert "not a snapshot" in screen.notices[0] and "colours" in screen.notices[1]
+    assert "not a saved game" in screen.notices[0] and "colours" in screen.notices[1]
 
 
 def test_loading_before_saving_says_so(tmp_path):
     _, screen, _ = run(tmp_path, 3, {1: [Request("load")]})
     assert screen.notices == ["nothing saved yet: F5 saves"]
+
+
+def test_games_are_saved_under_names_and_gone_through(tmp_path):
+    asks = {
+        5: [Request("save_as", "a")], 9: [Request("save_as", "b")], 12: [Request("save_as", "../c")],
+        15: [Request("next_save")], 16: [Request("load")],
+    }  # fmt: skip
+    session, screen, _ = run(tmp_path, 20, asks)
+    assert screen.notices[2].startswith("a save's name") and screen.notices[3].startswith("'a': tick 5")
+    assert session.tick_number == 9
+
+
+def test_holding_the_rewind_key_runs_the_film_backwards_and_letting_go_plays_on(tmp_path):
+    _, screen, _ = run(tmp_path, 60, {}, {0: [("press", "up")]}, rewound=range(30, 50))
+    ticks = [status.tick for status in screen.statuses]
+    assert ticks == [*range(1, 31), *range(29, 9, -1), *range(11, 21)]
+    for now, tick in enumerate(ticks):
+        assert np.array_equal(screen.shown[now], screen.shown[tick - 1])
+
+
+def test_branches_are_forked_and_gone_through(tmp_path):
+    asks = {5: [Request("branch")], 20: [Request("fork")], 40: [Request("branch")]}
+    session, screen, _ = run(tmp_path, 50, asks, rewound=range(10, 15))
+    assert screen.notices[0].startswith("there is one branch only")
+    assert screen.notices[1:] == ["branch 2 begins at tick 10; F4 goes to the others", "main, tick 10"]
+    assert [status.branch for status in screen.statuses[38:42]] == ["branch 2"] * 2 + ["main"] * 2
+    assert session.tick_number == 20
+
+
+def test_a_replay_of_rewinding_and_branching_is_the_same_game(tmp_path):
+    asks = {20: [Request("fork")], 40: [Request("branch")], 44: [Request("prompt", "red")]}
+    keys = {0: [("press", "up")], 12: [("press", "a")], 33: [("release", "a")]}
+    _, screen, _ = run(tmp_path, 70, asks, keys, record=True, rewound=range(15, 19))
+    replay = open_replay(tmp_path / "game.replay")
+    again = [played.frame for played in play_again(replay, Session(World.open("mock")))]
+    shown = [frame for now, frame in enumerate(screen.shown) if now not in range(15, 19)]
+    assert len(again) == len(shown) and all(np.array_equal(a, b) for a, b in zip(again, shown, strict=True))
+
+
+def test_after_a_crash_the_game_goes_on_and_the_replay_knows_from_where(tmp_path, monkeypatch):
+    crashed = Session(World.open("mock"), seed=8)
+    for _ in range(600):
+        frame = crashed.tick({"gas", "left"})
+        Desk(saves=Saves(tmp_path)).record(crashed, frame)
+    monkeypatch.setattr("runtime.saves._alive", lambda path: False)
+    session = Session(World.open("mock"))
+    desk = Desk(Recorder(tmp_path / "game.replay", session, "mock"), Saves(tmp_path))
+    assert desk.resume(session) == "resumed at tick 600 after a crash; R begins again"
+    assert session.snapshot() == crashed.snapshot()
+    desk.before_tick(session)
+    frame = session.tick({"gas"})
+    desk.record(session, frame)
+    desk.recorder.close()
+    played = list(play_again(open_replay(tmp_path / "game.replay"), Session(World.open("mock"))))
+    assert len(played) == 1 and np.array_equal(played[0].frame, frame)
+    assert desk.resume(session) is None
+
+
+def test_every_frame_names_the_newest_input_that_it_answers(tmp_path):
+    keys = {3: [("press", "up")], 5: [("release", "up"), ("press", "a")]}
+    _, screen, _ = run(tmp_path, 8, {}, keys)
+    assert [status.answered for status in screen.statuses] == [0, 0, 0, 1, 1, 3, 3, 3]
 
 
 def test_restart_begins_the_same_game_again(tmp_path):

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import platformdirs
 import typer
 
 from runtime.actions_file import read_actions
 from runtime.bindings import Controls
+from runtime.bindings_file import bindings_path, read_bindings, write_bindings
 from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
 from runtime.clock import Clock
 from runtime.errors import UsageError
+from runtime.governor import Wishes
 from runtime.loop import Companion, Desk, Report, beside, play, play_script
 from runtime.presenters import Checksum, FramesFile, Presenter, VideoFile
 from runtime.replay import Recorder
-from runtime.session import Session
+from runtime.saves import Saves
+from runtime.session import Session, fits
 from runtime.world import DEFAULT_WORLD, World
 
 app = typer.Typer(add_completion=False)
@@ -39,21 +41,28 @@ def command(
     compare: Annotated[
         bool, typer.Option("--compare", help="show the real environment beside it (train extra)")
     ] = False,
+    policy: Annotated[
+        str, typer.Option(help="on a machine that is too slow: slow (the world), skip (frames), degrade (steps)")
+    ] = "slow",
+    answer: Annotated[str, typer.Option(help="how a key meets frames in flight: auto, rollback, late or off")] = "auto",
+    rewind_mb: Annotated[float, typer.Option(help="memory for rewinding and branches, in a window", min=0)] = 256,
     seed: Seed = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Play a world. Keys: as the world names them; Tab types a prompt, P pauses, . steps, R restarts, F5 and F9 save
-    and load, H shows figures, Esc leaves."""
+    """Play a world. Keys: as the world names them; Tab types a prompt, Backspace rewinds, F3 forks, F4 goes to the next
+    branch, F5 and F9 save and load, F7 saves under a name, F6 goes through saved games, F2 chooses keys, P pauses,
+    . steps, R restarts, H shows figures, Esc leaves."""
     opened = World.open(world)
     script = read_actions(actions, opened.manifest) if actions else []
     check_usage(headless, ticks, actions, frames)
     wanted = len(script) if ticks is None else ticks
     session = Session(
-        opened, backend=backend, seed=seed, start=start, prompt=prompt, threads=threads, precision=precision
-    )
+        opened, backend=backend, seed=seed, start=start, prompt=prompt, threads=threads, precision=precision,
+        rewind_mb=0 if headless else past_memory(opened, rewind_mb),
+    )  # fmt: skip
     if opened.manifest.preview:
         print(f"worldloop: {opened.manifest.name} is a preview, still in training", file=sys.stderr)
     companion = real_environment(opened, seed) if compare else None
@@ -71,7 +80,7 @@ def command(
         if headless:
             report = play_script(session, script, wanted, desk, presenters, companion)
         else:
-            report = in_window(session, desk, presenters, companion)
+            report = in_window(session, desk, presenters, companion, Wishes(answer, policy))
     result = {
         "world": opened.manifest.name,
         "world_hash": opened.hash,
@@ -95,17 +104,36 @@ def check_usage(headless: bool, ticks: int | None, actions: Path | None, frames:
         raise UsageError("--ticks, --actions and --frames are for --headless: add it, or leave them out")
 
 
-def in_window(session: Session, desk: Desk, presenters: list[Presenter], companion: Companion | None) -> Report:
+def in_window(
+    session: Session, desk: Desk, presenters: list[Presenter], companion: Companion | None, wishes: Wishes
+) -> Report:
     from runtime.window import Window
 
     manifest = session.world.manifest
     clock = Clock(manifest.tick_hz)
     controls = Controls(manifest.actions)
-    desk.save_file = platformdirs.user_data_path("worldloop") / f"{manifest.name}-{session.world.hash[:12]}.save"
+    bindings = bindings_path()
+    controls.bind(read_bindings(bindings, manifest))
+    desk.saves = Saves.of(session.world)
     size = manifest.width * (2 if companion else 1), manifest.height
-    with Window(manifest.title, size, controls, manifest.prompts, clock.now) as window:
+
+    def rebound() -> None:
+        write_bindings(bindings, manifest, controls.keys)
+        window.notify(f"keys saved in {bindings}")
+
+    with Window(manifest.title, size, controls, manifest.prompts, clock.now, rebound) as window:
         clock.sleep = window.sleep
-        return play(session, controls, window, clock, desk, presenters, companion)
+        if resumed := desk.resume(session):
+            window.notify(resumed)
+        return play(session, controls, window, clock, desk, presenters, companion, wishes)
+
+
+def past_memory(world: World, rewind_mb: float) -> float:
+    """What is asked, or nothing where not even a few states of this world would fit."""
+    if 0 < rewind_mb and not fits(world, rewind_mb):
+        print(f"worldloop: no rewinding: a state of {world.manifest.name} needs more of --rewind-mb", file=sys.stderr)
+        return 0
+    return rewind_mb
 
 
 def frame_shape(world: World, companion: Companion | None) -> tuple[int, ...]:

@@ -1,0 +1,118 @@
+"""The window's events: keyboard, mouse and gamepad press keys alike; the player's own keys ask for things."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.bindings import Controls
+from runtime.bindings_file import read_bindings, write_bindings
+from runtime.loop import Request, Status
+from runtime.world import World
+
+MANIFEST = World.open("mock").manifest
+
+
+@pytest.fixture
+def window(monkeypatch, tmp_path):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    from runtime.window import Window
+
+    controls = Controls(MANIFEST.actions)
+
+    def rebound() -> None:
+        write_bindings(tmp_path / "bindings.toml", MANIFEST, controls.keys)
+
+    with Window("test", (96, 64), controls, MANIFEST.prompts, lambda: 1.0, rebound) as opened:
+        opened.requests()
+        yield opened
+
+
+def post(window, *events) -> list[Request]:
+    """Events as pygame gives them: (type, fields), or a key's name: pressed and released."""
+    import pygame
+
+    for event in events:
+        if isinstance(event, str):
+            code = pygame.key.key_code(event)
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=code))
+            pygame.event.post(pygame.event.Event(pygame.KEYUP, key=code))
+        else:
+            kind, fields = event
+            pygame.event.post(pygame.event.Event(getattr(pygame, kind), **fields))
+    return window.requests()
+
+
+def test_keyboard_mouse_and_gamepad_act_alike(window):
+    import pygame
+
+    window.controls.bind({"left": ("a",), "right": ("mouse:right",), "gas": ("pad:a", "mouse:wheel up"), "brake": ()})
+    pad_a = {"button": pygame.CONTROLLER_BUTTON_A, "instance_id": 0}
+    post(window, ("KEYDOWN", {"key": pygame.K_a}), ("MOUSEBUTTONDOWN", {"button": 3}))
+    post(window, ("CONTROLLERBUTTONDOWN", pad_a), ("CONTROLLERBUTTONUP", pad_a))
+    assert window.controls.read().actions == {"left", "right", "gas"}
+    assert window.controls.read().actions == {"left", "right"}
+    post(window, ("KEYUP", {"key": pygame.K_a}), ("MOUSEBUTTONUP", {"button": 3}))
+    assert window.controls.read().actions == frozenset()
+
+
+def test_a_stick_presses_while_it_leans_and_the_mouse_when_it_moves(window):
+    window.controls.bind({"left": ("pad:left",), "right": ("pad:right",), "gas": ("mouse:move up",), "brake": ()})
+
+    def lean(value: int) -> frozenset[str]:
+        post(window, ("CONTROLLERAXISMOTION", {"axis": 0, "value": value, "instance_id": 0}))
+        return window.controls.read().actions
+
+    assert [lean(v) for v in (-30000, -29000)] == [{"left"}] * 2
+    assert lean(30000) == {"right"} and lean(100) == frozenset()
+    post(window, ("MOUSEMOTION", {"rel": (0, -20), "pos": (0, 0), "buttons": (0, 0, 0)}))
+    assert [window.controls.read().actions for _ in range(2)] == [{"gas"}, frozenset()]
+
+
+def test_the_players_keys_ask_for_things(window):
+    assert [r.kind for r in post(window, "p", ".", "r", "f3", "f4", "f5", "f6", "f9")] == [
+        "pause", "step", "restart", "fork", "branch", "save", "next_save", "load",
+    ]  # fmt: skip
+    import pygame
+
+    post(window, ("KEYDOWN", {"key": pygame.K_BACKSPACE}))
+    assert window.rewinding
+    post(window, ("KEYUP", {"key": pygame.K_BACKSPACE}))
+    assert not window.rewinding
+    post(window, "escape")
+    assert not window.is_open
+
+
+def test_a_save_is_named_and_a_prompt_suggested_in_the_window(window):
+    text = ("TEXTINPUT", {"text": "my bend"})
+    assert post(window, "f7", text, "return") == [Request("save_as", "my bend")]
+    assert post(window, "tab", "down", "return") == [Request("prompt", MANIFEST.prompts[0])]
+    assert post(window, "tab", text, "escape") == [] and window.is_open
+
+
+def test_keys_are_chosen_in_the_window_and_written_down(window, tmp_path):
+    post(window, "f2", "q", "escape")  # thought better of it
+    assert window.controls.keys["left"][0] == "left"
+    post(window, "f2", "q", "f5", ("MOUSEBUTTONDOWN", {"button": 3}), "return", "x")
+    assert window.controls.keys == {
+        "left": ("q",), "right": ("mouse:right",), "gas": ("up", "w", "pad:up", "pad:a"), "brake": ("x",),
+    }  # fmt: skip
+    assert read_bindings(tmp_path / "bindings.toml", MANIFEST) == window.controls.keys
+    post(window, "q")
+    assert window.controls.read().actions == {"left"}
+
+
+def test_the_window_shows_the_frame_enlarged_and_the_hud_over_it(window):
+    import pygame
+
+    frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    status = Status(3, 1.0, 0, 0.5, "red", 7, paused=False)
+    window.show(frame, status)
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2)
+    times = shown.shape[1] // 96
+    assert times >= 4 and np.array_equal(shown[::times, ::times][:64, :96], frame)
+    window.show_hud = True
+    window.notify("saved", frame)
+    window.show(frame, status)
+    over = pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2)
+    assert not np.array_equal(over[:80], shown[:80]) and not np.array_equal(over[-100:, -100:], shown[-100:, -100:])
