@@ -5,7 +5,17 @@ import torch
 
 from worldmodel.schedule.table import ScheduleTable, frame_wise, rolling
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
-from worldmodel.tick import State, World, next_latent, recache, start, state_shapes, tick
+from worldmodel.tick import (
+    State,
+    World,
+    count_noises,
+    next_latent,
+    recache,
+    reprime,
+    start,
+    state_shapes,
+    tick,
+)
 from worldmodel.transformer.clip import Clip, denoise_clip
 
 TINY = WorldSpec(
@@ -112,6 +122,37 @@ def test_players_in_a_batch_do_not_see_each_other(world, schedule):
         frame_alone, alone = tick(world, alone, action[1:], prompt[1:], noise[1:], schedule)
         assert (frame[1:].int() - frame_alone.int()).abs().max() <= 1
         state = after
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("schedule", [rolling(3), rolling(2), ScheduleTable(((0.5, 1.0), (0.3, 0.7)))])
+def test_after_a_rollback_the_state_is_that_of_a_game_that_knew_the_action(world, schedule):
+    """Two games hold different keys, so other frames are in flight; the frames shown so far are made equal."""
+    guessed = recache(world, started(world, schedule), torch.ones(1, 2, 4))
+    for action, prompt, noise in inputs(world, schedule, 4):
+        _, guessed = tick(world, guessed, action, prompt, noise, schedule)
+    knew = {**guessed, "flight": torch.randn_like(guessed["flight"])}
+    kept = {name: value.clone() for name, value in guessed.items()}
+    noise = torch.randn(1, count_noises(schedule.reprime), *TINY.latent_shape)
+    pressed, prompt = torch.tensor([[0.0, 1.0, 1.0]]), torch.ones(1, 2, 4)
+    frame, after = reprime(world, guessed, pressed, prompt, noise, schedule)
+    same_frame, same = reprime(world, knew, pressed, prompt, noise, schedule)
+    assert torch.equal(frame, same_frame) and all(torch.equal(after[name], same[name]) for name in after)
+    assert all(torch.equal(guessed[name], kept[name]) for name in kept), "the caller's state was changed"
+    assert after["flight"].shape == guessed["flight"].shape and after["flight"].std() > 0.05
+    late, _ = tick(world, guessed, pressed, prompt, noise, schedule)
+    assert not torch.equal(late, frame)
+
+
+def test_a_rollback_leaves_every_frame_at_the_level_of_its_place():
+    for schedule in (rolling(4), ScheduleTable(((0.5, 1.0), (0.3, 0.7)))):
+        levels: list[float] = []
+        for step in schedule.reprime:
+            levels = [*levels, 1.0] if step.enters else levels
+            assert tuple(levels) == step.sigmas
+            levels = list(step.after)
+        assert levels == [0.0, *schedule.sigmas[0][:-1]]
+        assert count_noises(schedule.steady) == schedule.noises
 
 
 def test_a_world_spec_survives_being_written_down():

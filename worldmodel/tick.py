@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.codec.small import Codec
-from worldmodel.schedule.table import ScheduleTable
+from worldmodel.schedule.table import Pass, ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
 from worldmodel.transformer.generator import RECENT, Block, Generator, attend, turn_time
@@ -124,16 +124,39 @@ def tick(
     return world.codec.picture(latent), state
 
 
+def reprime(
+    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, schedule: ScheduleTable | None = None
+) -> tuple[Tensor, State]:
+    """`tick` for a changed action in a world with frames in flight: they are dropped and made anew (rollback).
+
+    The frame and the state after it do not depend on what was in flight, so they are those of a game in which the
+    action was known all along. noise: [batch, count_noises(schedule.reprime), channels, rows, columns].
+    """
+    schedule = schedule or world.spec.schedule
+    latent, state = _walk(world, state, action, prompt, noise, schedule.reprime, schedule.frames)
+    return world.codec.picture(latent), state
+
+
+def count_noises(passes: tuple[Pass, ...]) -> int:
+    """Noise tensors that a tick of these passes uses."""
+    return sum(step.noises for step in passes)
+
+
 def next_latent(
     world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, schedule: ScheduleTable | None = None
 ) -> tuple[Tensor, State]:
     """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it."""
     schedule = schedule or world.spec.schedule
+    return _walk(world, state, action, prompt, noise, schedule.steady, schedule.frames, state.get("flight"))
+
+
+def _walk(
+    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, passes: tuple[Pass, ...], flying: int,
+    flight: Tensor | None = None,
+) -> tuple[Tensor, State]:  # fmt: skip
+    """The passes of one tick. flying: frames in flight in the last pass, of which the oldest leaves."""
     generator, history = world.generator, world.spec.generator.action_history
-    flying = schedule.frames
     noises = iter(noise.unbind(1))
-    new = next(noises).unsqueeze(1)
-    flight = torch.cat([state["flight"], new], 1) if flying > 1 else new
     shown = state["latents"][:, -1 - RECENT :]  # the pending frame and those before it
     # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
@@ -141,28 +164,33 @@ def next_latent(
     told = torch.stack([past[:, end - history : end] for end in range(known - flying, known + 1)], 1)
 
     memory = [
-        _Remembered(state[f"kv.{layer}"], state["position"], state["frame"], flying)
-        for layer in range(len(generator.blocks))
+        _Remembered(state[f"kv.{layer}"], state["position"], state["frame"]) for layer in range(len(generator.blocks))
     ]
-    for p, sigmas in enumerate(schedule.sigmas):
-        first = p == 0  # the pending frame rides along, and is committed
+    for number, step in enumerate(passes):
+        first = number == 0  # the pending frame rides along, and is committed
+        if step.enters:
+            new = next(noises).unsqueeze(1)
+            flight = new if flight is None else torch.cat([flight, new], 1)
+        assert flight is not None, "a tick's first pass lets a frame in"
+        count = flight.shape[1]
         line = torch.cat([shown, flight], 1)
-        fresh = flying + 1 if first else flying
+        fresh = count + 1 if first else count
         frames, total = line[:, -fresh:], line.shape[1]
         recent = torch.cat([line[:, total - fresh - back : total - back] for back in range(1, RECENT + 1)], 2)
-        sigma = torch.tensor([0.0, *sigmas] if first else sigmas, device=new.device).expand(frames.shape[0], -1)
-        told_now = told if first else told[:, 1:]
+        sigmas = [0.0, *step.sigmas] if first else list(step.sigmas)
+        sigma = torch.tensor(sigmas, device=noise.device).expand(frames.shape[0], -1)
+        told_now = told[:, 0 if first else 1 : count + 1]
         condition = generator.condition(sigma, told_now, prompt.unsqueeze(1).expand(-1, frames.shape[1], -1, -1))
         shared = generator.shared_modulation(condition)
         x = generator.tokens(frames, recent)
         for block, remembered in zip(generator.layers, memory, strict=True):
             x = remembered.layer(block, x, shared, generator.space_cos, generator.space_sin, commit=first)
-        clean = generator.latent(x[:, -flying:], condition[:, -flying:], recent[:, -flying:]).float()
-        levels = [schedule.next_sigma(p, f) for f in range(flying)]
+        clean = generator.latent(x[:, -count:], condition[:, -count:], recent[:, -count:]).float()
         flight = torch.stack(
-            [_renoise(clean[:, f], level, noises) if level else clean[:, f] for f, level in enumerate(levels)], 1
+            [_renoise(clean[:, f], level, noises) if level else clean[:, f] for f, level in enumerate(step.after)], 1
         )
 
+    assert flight is not None, "a tick has at least one pass"
     latent = flight[:, 0]
     window = torch.cat([state["latents"][:, 2:], flight[:, :1]], 1)
     after: State = {
@@ -190,7 +218,6 @@ class _Remembered:
     kv: Tensor  # [batch, 2, slots, tokens, heads, head_dim]
     position: Tensor  # [batch, slots]
     frame: Tensor  # [batch], the pending frame
-    flying: int
 
     def __post_init__(self) -> None:
         self.committed = self.kv
@@ -208,7 +235,8 @@ class _Remembered:
                 ],
                 1,
             )
-        ahead = torch.arange(0 if commit else 1, self.flying + 1, device=x.device)  # frames after the pending one
+        begin = 0 if commit else 1
+        ahead = torch.arange(begin, begin + x.shape[1], device=x.device)  # frames after the pending one
         keys = torch.cat([self.keys, turn_time(k, -ahead).to(self.keys.dtype)], 1)
         values = torch.cat([self.values, v.to(self.values.dtype)], 1)
         queries = turn_time(q, -ahead)

@@ -8,6 +8,23 @@ from worldmodel.errors import SpecError
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One network pass over the frames in flight, the oldest first.
+
+    sigmas: the level at which it sees each. after: the level to which it takes each, 0 for clean. enters: a new frame
+    of pure noise joins before it.
+    """
+
+    sigmas: tuple[float, ...]
+    after: tuple[float, ...]
+    enters: bool
+
+    @property
+    def noises(self) -> int:
+        return self.enters + sum(level > 0 for level in self.after)
+
+
+@dataclass(frozen=True)
 class ScheduleTable:
     """`sigmas[p][f]` is the noise level at which pass p of a tick sees the f-th frame in flight, the oldest first.
 
@@ -42,6 +59,28 @@ class ScheduleTable:
     def noises(self) -> int:
         """Noise tensors a tick uses: one to start the newest frame, one for each renewal of noise."""
         return self.passes * self.frames
+
+    @property
+    def steady(self) -> tuple[Pass, ...]:
+        """A tick while the player's action stays as the frames in flight were told: one walk through the table."""
+        return self._walk(self.frames)
+
+    @property
+    def reprime(self) -> tuple[Pass, ...]:
+        """A tick that makes all frames in flight anew, because they were told another action.
+
+        The window grows from one frame to all within the tick: walks through the table by one, two, … frames. What was
+        in flight is not read, so a changed action shows in the very next frame.
+        """
+        return tuple(step for frames in range(1, self.frames + 1) for step in self._walk(frames))
+
+    def _walk(self, frames: int) -> tuple[Pass, ...]:
+        """One walk by the newest so many frames."""
+        lanes = range(self.frames - frames, self.frames)
+        return tuple(
+            Pass(tuple(row[f] for f in lanes), tuple(self.next_sigma(p, f) for f in lanes), enters=p == 0)
+            for p, row in enumerate(self.sigmas)
+        )
 
     def next_sigma(self, denoising_pass: int, frame: int) -> float:
         """The level a frame is taken to after a pass: 0 for the frame that leaves."""
