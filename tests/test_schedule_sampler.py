@@ -243,7 +243,7 @@ def _alone(stream, state):
 
     turns = stream.model.turns(torch.arange(2)[None], SIZE)
     cross = {name: state[name] for name in state if name.startswith("cross.")}
-    return (Group(slice(0, 2), turns, (Seen(slice(0, 2), turns),)),), Conditions(cross)
+    return (Group(slice(0, 2), turns, (Seen(slice(0, 2)),)),), Conditions(cross)
 
 
 def test_the_wrong_amount_of_noise_is_refused():

@@ -41,11 +41,20 @@ class Context:
 
 @dataclass(frozen=True)
 class Seen:
-    """Frames of the same pass that a group sees as keys, and the positions they are seen at."""
+    """Frames of the same pass that a group sees as keys, and the positions they are seen at.
+
+    turns: None where they are seen at the positions at which they themselves stand.
+    """
 
     frames: slice
-    turns: Turns
+    turns: Turns | None = None
     live: Tensor | None = None  # [batch, frames] bool
+
+    def turned(self, key: Tensor, rotated: Tensor, space: bool = True) -> Tensor:
+        """Their keys, of all frames' keys as they are and as they stand."""
+        if self.turns is None:
+            return rotated[:, self.frames]
+        return rotate(key[:, self.frames], self.turns.space if space else self.turns.action)
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,15 @@ class Group:
     sees: tuple[Seen, ...]
     context: Context | None = None
 
-    def seen(self, store: str, layer: int, fresh: Tensor, kind: str) -> Tensor:
-        """Keys or values of everything seen, not yet rotated where fresh: [batch, frames, T, H, D]."""
-        parts = [fresh[:, seen.frames] for seen in self.sees]
-        if self.context is not None:
-            parts.insert(0, (self.context.keys if kind == "k" else self.context.values)[store][:, layer])
-        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    def keys(self, store: str, layer: int, fresh: list[Tensor]) -> Tensor:
+        """Keys of everything seen, [batch, frames, T, H, D]; fresh: those of this pass, as this group sees them."""
+        cached = [] if self.context is None else [self.context.keys[store][:, layer]]
+        return _joined(cached + fresh)
+
+    def values(self, store: str, layer: int, value: Tensor) -> Tensor:
+        """Values of everything seen."""
+        cached = [] if self.context is None else [self.context.values[store][:, layer]]
+        return _joined(cached + [value[:, seen.frames] for seen in self.sees])
 
     def mask(self, tokens: int) -> Tensor | None:
         """[batch, 1, 1, keys] bool, or None where everything may be seen."""
@@ -71,8 +83,19 @@ class Group:
             return None
         batch = self.turns.space.shape[0]
         parts = [] if self.context is None else [_all(known, batch, self.context.frames, self.turns.space)]
-        parts += [_all(seen.live, batch, seen.turns.space.shape[1], self.turns.space) for seen in self.sees]
+        parts += [_all(seen.live, batch, seen.frames.stop - seen.frames.start, self.turns.space) for seen in self.sees]
         return torch.cat(parts, 1).repeat_interleave(tokens, 1)[:, None, None]
+
+
+def standing(groups: tuple[Group, ...]) -> Turns:
+    """Rotations of all frames of a pass, each where it stands itself."""
+    if len(groups) == 1:
+        return groups[0].turns
+    return Turns(*(torch.cat([getattr(group.turns, part) for group in groups], 1) for part in ("space", "action")))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _all(mask: Tensor | None, batch: int, frames: int, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from worldmodel.cache.attention import Fresh, Group, angles, attend, rotate
+from worldmodel.cache.attention import Fresh, Group, Turns, angles, attend, rotate
 from worldmodel.errors import SpecError
 
 
@@ -106,6 +106,7 @@ class ActionModule(nn.Module):
         tokens: Tensor,
         layer: int,
         groups: tuple[Group, ...],
+        own: Turns,
         mouse: Tensor | None,
         keyboard: Tensor | None,
         fresh: Fresh,
@@ -113,12 +114,14 @@ class ActionModule(nn.Module):
         """tokens: [batch, F, T, dim]. mouse, keyboard: [batch, F, told rows, numbers]."""
         place = self.spec.layers.index(layer)
         if self.spec.mouse and mouse is not None:
-            tokens = tokens + self.steer(tokens, place, groups, mouse, fresh)
+            tokens = tokens + self.steer(tokens, place, groups, own, mouse, fresh)
         if self.spec.keys and keyboard is not None:
-            tokens = tokens + self.press(tokens, place, groups, keyboard, fresh)
+            tokens = tokens + self.press(tokens, place, groups, own, keyboard, fresh)
         return tokens
 
-    def steer(self, tokens: Tensor, place: int, groups: tuple[Group, ...], mouse: Tensor, fresh: Fresh) -> Tensor:
+    def steer(
+        self, tokens: Tensor, place: int, groups: tuple[Group, ...], own: Turns, mouse: Tensor, fresh: Fresh
+    ) -> Tensor:
         """The mouse: attention over time at every place of the picture."""
         size, heads = tokens.shape[2], self.spec.heads
         beside = mouse.flatten(2)[:, :, None].expand(-1, -1, size, -1)
@@ -129,10 +132,10 @@ class ActionModule(nn.Module):
         )
         query, key = self.img_attn_q_norm(query), self.img_attn_k_norm(key)
         fresh.keep("mouse", key, value)
-        told = []
+        query, rotated, told = rotate(query, own.action), rotate(key, own.action), []
         for group in groups:
-            keys, values = _seen(group, "mouse", place, key, value)
-            asked = rotate(query[:, group.frames], group.turns.action)
+            keys, values = _seen(group, "mouse", place, key, rotated, value)
+            asked = query[:, group.frames]
             q, k, v = (part.transpose(1, 2).flatten(0, 1).transpose(1, 2) for part in (asked, keys, values))
             mask = group.mask(1)
             mask = None if mask is None else mask.repeat_interleave(size, 0)
@@ -140,7 +143,9 @@ class ActionModule(nn.Module):
             told.append(found.transpose(1, 2).flatten(2).unflatten(0, (-1, size)).transpose(1, 2))
         return self.proj_mouse(torch.cat(told, 1))
 
-    def press(self, tokens: Tensor, place: int, groups: tuple[Group, ...], keyboard: Tensor, fresh: Fresh) -> Tensor:
+    def press(
+        self, tokens: Tensor, place: int, groups: tuple[Group, ...], own: Turns, keyboard: Tensor, fresh: Fresh
+    ) -> Tensor:
         """The keyboard: tokens ask, the rows answer, the same everywhere in the picture."""
         heads = self.spec.heads
         rows = self.keyboard_embed(keyboard.to(tokens)).flatten(2)[:, :, None]  # [batch, F, 1, rows · embedding]
@@ -150,10 +155,10 @@ class ActionModule(nn.Module):
             self.key_attn_k_norm(key),
         )
         fresh.keep("keyboard", key, value)
-        told = []
+        query, rotated, told = rotate(query, own.action), rotate(key, own.action), []
         for group in groups:
-            keys, values = _seen(group, "keyboard", place, key, value)
-            asked = rotate(query[:, group.frames], group.turns.action)
+            keys, values = _seen(group, "keyboard", place, key, rotated, value)
+            asked = query[:, group.frames]
             told.append(attend(asked, keys, values, group.mask(1)))
         return self.proj_keyboard(torch.cat(told, 1))
 
@@ -162,9 +167,7 @@ def _norm(spec: ActionSpec, width: int) -> nn.Module:
     return nn.RMSNorm(width // spec.heads, 1e-6) if spec.qk_norm else nn.Identity()
 
 
-def _seen(group: Group, store: str, place: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _seen(group: Group, store: str, place: int, key: Tensor, rotated: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Rotated keys and values of everything that a group sees."""
-    turned = [rotate(key[:, seen.frames], seen.turns.action) for seen in group.sees]
-    if group.context is not None:
-        turned.insert(0, group.context.keys[store][:, place])
-    return torch.cat(turned, 1), group.seen(store, place, value, "v")
+    turned = [seen.turned(key, rotated, space=False) for seen in group.sees]
+    return group.keys(store, place, turned), group.values(store, place, value)

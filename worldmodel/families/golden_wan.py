@@ -118,8 +118,7 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
     for start in range(0, frames, per_block):
         end = min(start + per_block, frames)
         own = model.turns(torch.arange(start, end)[None].expand(batch, -1), size)
-        before = model.turns(torch.arange(end)[None].expand(batch, -1), size)
-        groups.append(Group(slice(start, end), own, (Seen(slice(0, end), before),)))
+        groups.append(Group(slice(start, end), own, (Seen(slice(0, end)),)))
     outputs = _traced(case, model, latents, timesteps)
     flow, _ = model(latents, model.levels(timesteps), tuple(groups), Conditions(cross))
     outputs |= {"nocache.flow": flow, "nocache.x0": _clean(case, latents, flow, timesteps)}
@@ -131,7 +130,7 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
         latents, timesteps = case.inputs[f"cached.{call}_latents"], case.inputs[f"cached.{call}_timesteps"]
         reading = cache.read(state, per_block)
         own, whole = model.turns(reading.query_positions, size), slice(0, per_block)
-        group = Group(whole, own, (Seen(whole, own),), model.context(state, reading, size))
+        group = Group(whole, own, (Seen(whole),), model.context(state, reading, size))
         flow, fresh = model(latents, model.levels(timesteps), (group,), Conditions(cross))
         outputs |= {f"cached.{call}_flow": flow, f"cached.{call}_x0": _clean(case, latents, flow, timesteps)}
         if call != "block1":  # its place is taken by the next call

@@ -293,7 +293,7 @@ class _Walk:
             for start, end in pairwise(edges):
                 own, before = slice(start, end), slice(0, end)
                 shown = None if live.all() else live[:, before]
-                seen = Seen(before, stream.model.turns(positions[:, before], stream.size), shown)
+                seen = Seen(before, live=shown)
                 groups.append(Group(own, stream.model.turns(positions[:, own], stream.size), (seen,), context))
             told = self._conditions(branch, conditions)
             _, fresh = stream.model(latents, levels, tuple(groups), told, silent=count)
@@ -339,13 +339,14 @@ class _Walk:
         riding = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
         if len(before) > 1 and not all((mask == mask[:1]).all() for mask in riding):
             return None
+        stands_at = stream.cache.read(self.state, chunk, clean=True).query_positions
         clean = {branch: self._clean(branch) for branch in stream.branches}
         self._make_room()  # after the clean block has read what leaves now
 
         def groups(branch: str) -> tuple[Group, ...]:
             own = self._branch(branch)
             noisy = [
-                self._behind(own, slice(place.start + chunk, place.stop + chunk), reading, mask[0], before)
+                self._behind(own, slice(place.start + chunk, place.stop + chunk), reading, mask[0], before, stands_at)
                 for (place, reading), mask in zip(readings, riding, strict=True)
             ]
             return clean[branch], *noisy
@@ -357,15 +358,19 @@ class _Walk:
         self._fill(self.fresh, self.state["pending"], waiting)
         return flow
 
-    def _behind(self, state: State, frames: slice, reading: Reading, riding: Tensor, before: Tensor) -> Group:
+    def _behind(
+        self, state: State, frames: slice, reading: Reading, riding: Tensor, before: Tensor, stands_at: Tensor
+    ) -> Group:
         """Noisy frames that see the clean block ahead of them in the same pass, and the rest of it all in the cache."""
         model, size = self.stream.model, self.stream.size
         turns = model.turns(reading.query_positions, size)
-        sees: tuple[Seen, ...] = (Seen(frames, turns),)
+        sees: tuple[Seen, ...] = (Seen(frames),)
         if riding.any():
             first = int((reading.frames[0, riding] - before[0]).min())
             clean = slice(first, first + int(riding.sum()))
-            sees = (Seen(clean, model.turns(reading.positions[:, riding], size)), *sees)
+            seen_at = reading.positions[:, riding]
+            stand = torch.equal(seen_at, stands_at[:, clean])
+            sees = (Seen(clean, None if stand else model.turns(seen_at, size)), *sees)
             reading = select(reading, ~riding)
         return Group(frames, turns, sees, model.context(state, reading, size))
 
@@ -388,7 +393,7 @@ class _Walk:
             reading = stream.cache.read(self.state, frames, ahead, clean)
             turns = stream.model.turns(reading.query_positions, stream.size)
             context = stream.model.context(self._branch(branch), reading, stream.size)
-            self.read[key] = Group(place, turns, (Seen(place, turns),), context)
+            self.read[key] = Group(place, turns, (Seen(place),), context)
         return self.read[key]
 
     def _own(self) -> None:
