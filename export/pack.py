@@ -28,6 +28,7 @@ from safetensors.torch import save
 
 from export.onnx import Graphs, quiet
 from export.quantize import LOCATION, store_weights
+from export.reprime import reprime_graphs, reprime_noise
 from export.world_file import write_world
 from worldmodel.begin import begin, context_frames
 from worldmodel.errors import SpecError
@@ -35,7 +36,7 @@ from worldmodel.prompt import encoder as prompts
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World, state_shapes
 from worldmodel.train.codec import load_codec
-from worldmodel.train.envs import Adapter, make_adapter
+from worldmodel.train.envs import Adapter, make_adapter_for
 from worldmodel.train.plan import read_plan
 from worldmodel.train.run import load_weights
 
@@ -96,8 +97,8 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str) -> s
     """Write the world file; gives its hash."""
     if storage not in STORAGES:
         raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
-    slim, weights = store_weights(graphs.by_name, STORAGES[storage], arrays(world))
-    adapter = make_adapter(world.spec.environment)
+    slim, weights = store_weights({**graphs.by_name, **reprime_graphs(world)}, STORAGES[storage], arrays(world))
+    adapter = make_adapter_for(world.spec.environment, world.spec.width)
     files = {f"{name}.onnx": model.SerializeToString() for name, model in slim.items()}
     files |= {LOCATION: weights, "prompt.onnx": prompt_graph(), "tokenizer.json": prompts.TOKENIZER.read_bytes()}
     starts = []
@@ -112,6 +113,8 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str) -> s
 def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int) -> dict[str, Any]:
     """All of manifest.json but files and starts."""
     state = state_shapes(spec)
+    rollback = {"file": "reprime.onnx", "noise": {"shape": list(reprime_noise(spec))}}
+    reprime = {"reprime": rollback} if spec.schedule.frames > 1 else {}
     return {
         "name": spec.name,
         "tick_hz": spec.tick_hz,
@@ -133,6 +136,7 @@ def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int)
             "recache": {"file": "recache.onnx"},
             "begin": {"file": "begin.onnx"},
             "prompt": {"file": "prompt.onnx", "tokenizer": "tokenizer.json"},
+            **reprime,
         },
         "environment": {"id": environment, "adapter": spec.environment},
         "flops_per_tick": flops_per_tick,

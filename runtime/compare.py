@@ -11,12 +11,12 @@ from runtime.world import World
 
 def open_environment(world: World, seed: int) -> Companion:
     """A function from pressed actions to the environment's next picture. After an episode comes another."""
-    from worldmodel.train.envs import make_adapter
+    from worldmodel.train.envs import make_adapter_for
 
     manifest = world.manifest
     if manifest.adapter is None:
         raise UsageError(f"--compare: world {manifest.name!r} names no real environment")
-    adapter = make_adapter(manifest.adapter)
+    adapter = make_adapter_for(manifest.adapter, manifest.width)
     if missing := sorted(set(manifest.action_names) - set(adapter.actions)):
         raise UsageError(
             f"--compare: {adapter.env_id} has no action {missing[0]!r}; it has: {', '.join(adapter.actions)}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -71,6 +72,12 @@ def adapter_class(name: str) -> Callable[..., Adapter]:
     module, cls = ADAPTERS[name]
     found: Callable[..., Adapter] = getattr(importlib.import_module(module), cls)
     return found
+
+
+def make_adapter_for(name: str, width: int) -> Adapter:
+    """Make the adapter called `name` with frames of a world's width, where its size is free to choose."""
+    free = "size" in inspect.signature(adapter_class(name)).parameters
+    return make_adapter(name, **({"size": width} if free else {}))
 
 
 def make_adapter(name: str, **options: Any) -> Adapter:
