@@ -155,6 +155,45 @@ def write_tiny(path: Path, files: dict[str, bytes] | None = None, **about: Any) 
     return path
 
 
+def rolling_tick(reprime: bool) -> onnx.ModelProto:
+    """One frame in flight, made for the action that is held: bars' = bars + flight, flight' = action · table.
+
+    reprime: the frame in flight is dropped and made anew for this action: bars' = bars + action · table.
+    """
+    node = helper.make_node
+    made = tick_graph()
+    nodes = [entry for entry in made.graph.node if entry.output[0] != "pushed"]
+    nodes[3:3] = [
+        node("Reshape", ["push", "one frame"], ["next.flight"]),
+        node("Reshape", ["push" if reprime else "state.flight", "flat"], ["leaving"]),
+        node("Add", ["state.bars", "leaving"], ["pushed"]),
+    ]
+    flight = helper.make_tensor_value_info("state.flight", TensorProto.FLOAT, ["n", 1, CELLS])
+    after = helper.make_tensor_value_info("next.flight", TensorProto.FLOAT, ["n", 1, CELLS])
+    weights = [*made.graph.initializer, onnx.numpy_helper.from_array(np.array([-1, 1, CELLS]), "one frame")]
+    inputs = [value for value in made.graph.input if value.name != "noise"] + [
+        helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["n", 2 if reprime else 1, 1, 1, CELLS])
+    ]
+    if reprime:  # shakes by the first of its two noises, as the tick does by its only one
+        flat = next(entry for entry in nodes if entry.output[0] == "noise2")
+        flat.input[0] = "noise of the frame"
+        nodes.insert(0, node("Slice", ["noise", "from", "one", "axis"], ["noise of the frame"]))
+    else:
+        inputs.append(flight)
+    graph = helper.make_graph(nodes, "g", inputs, [*made.graph.output, after], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def write_rolling(path: Path) -> Path:
+    """A tiny world with a frame in flight and a graph that makes it anew."""
+    models = {"tick": rolling_tick(False), "reprime": rolling_tick(True), "recache": recache_graph()}
+    slim, weights = store_weights(models, lambda name: "fp32")
+    graphs = {**ABOUT["graphs"], "reprime": {"file": "reprime.onnx", "noise": {"shape": [2, 1, 1, CELLS]}}}
+    files = {f"{name}.onnx": model.SerializeToString() for name, model in slim.items()}
+    state = {**ABOUT["state"], "flight": {"shape": [1, 1, CELLS], "dtype": "float32"}}
+    return write_tiny(path, {**files, "weights/world.safetensors": weights}, name="rolling", graphs=graphs, state=state)
+
+
 def rezip(source: Path, target: Path, change: dict[str, bytes | None]) -> Path:
     """A copy with some entries replaced, added or (None) left out, whatever the manifest says."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
