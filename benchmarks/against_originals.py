@@ -23,7 +23,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,14 +31,34 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from export.traced_pass import TracedPass  # noqa: E402
 from worldmodel.cache.ema_sink import EmaSink  # noqa: E402
 from worldmodel.cache.rolling_sink import RollingSink  # noqa: E402
 from worldmodel.cache.sink_window import SinkWindow  # noqa: E402
 from worldmodel.families.golden import Case, read_case  # noqa: E402
-from worldmodel.families.golden_wan import commit_level, few_step, latent_size, levels, transformer, window  # noqa: E402
+from worldmodel.families.golden_wan import (  # noqa: E402
+    commit_level,
+    few_step,
+    latent_size,
+    levels,
+    transformer,
+    wan_spec,
+    window,
+)
+from worldmodel.families.wan_transformer import WanTransformer  # noqa: E402
 from worldmodel.schedule.rolling import Rolling  # noqa: E402
 from worldmodel.schedule.sampler import Stream  # noqa: E402
 
+WARM_UP = 3  # runs
+SMALL = {
+    "dim": 32,
+    "ffn_dim": 64,
+    "num_heads": 2,
+    "num_layers": 4,
+    "latent_height": 4,
+    "latent_width": 4,
+    "text_len": 8,
+}
 CASES = {
     "self-forcing": "self_forcing_window",
     "rolling-forcing": "rolling_forcing",
@@ -60,32 +80,39 @@ def main() -> None:
     if not given:
         parser.error("give at least one checkout")
     if arguments.only:
-        print(json.dumps(compare(arguments.only, given[arguments.only], arguments.blocks, arguments.repeats)))
+        case = read_case(ROOT / "tests" / "goldens" / CASES[arguments.only])
+        sizes = {"small": resized(case, SMALL), "golden": case}
+        counts = arguments.blocks, arguments.repeats
+        print(
+            json.dumps([compare(arguments.only, given[arguments.only], name, sizes[name], *counts) for name in sizes])
+        )
         return
-    results = [in_its_own_process(name, folder, arguments.blocks, arguments.repeats) for name, folder in given.items()]
+    counts = arguments.blocks, arguments.repeats
+    results = [one for name, folder in given.items() for one in in_its_own_process(name, folder, *counts)]
     print(json.dumps({"results": results}) if arguments.json else table(results))
 
 
-def in_its_own_process(name: str, folder: Path, blocks: int, repeats: int) -> dict[str, Any]:
+def in_its_own_process(name: str, folder: Path, blocks: int, repeats: int) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, f"--{name}", str(folder.resolve()), "--only", name]
     command += ["--blocks", str(blocks), "--repeats", str(repeats)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 @torch.inference_mode()
-def compare(name: str, folder: Path, blocks: int, repeats: int) -> dict[str, Any]:
+def compare(name: str, folder: Path, size: str, case: Case, blocks: int, repeats: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    case = read_case(ROOT / "tests" / "goldens" / CASES[name])
     noise = Noise(case, blocks)
     with quiet():
         original = MAKERS[name](folder, case, noise)
     ours = our_loop(case, noise, rolling=name == "rolling-forcing")
     seconds: dict[str, list[float]] = {"original": [], "ours": []}
     made: dict[str, Tensor] = {}
+    for _ in range(WARM_UP):  # ours records the passes that come back
+        ours()
     for _ in range(repeats):
         for who, run in (("original", original), ("ours", ours)):
             with quiet():
@@ -95,6 +122,7 @@ def compare(name: str, folder: Path, blocks: int, repeats: int) -> dict[str, Any
     rate = {who: blocks / min(times) for who, times in seconds.items()}
     return {
         "original": name,
+        "size": size,
         "ticks_per_s_original": round(rate["original"], 2),
         "ticks_per_s_ours": round(rate["ours"], 2),
         "ratio": round(rate["ours"] / rate["original"], 2),
@@ -102,15 +130,31 @@ def compare(name: str, folder: Path, blocks: int, repeats: int) -> dict[str, Any
     }
 
 
+def resized(case: Case, sizes: dict[str, int]) -> Case:
+    """The same case with another transformer, of random weights."""
+    model = {**case.meta["model"], **sizes}
+    model["head_dim"] = model["dim"] // model["num_heads"]
+    model["tokens_per_frame"] = model["latent_height"] * model["latent_width"] // 4
+    meta = {**case.meta, "model": model}
+    torch.manual_seed(0)
+    empty = Case(case.name, meta, {}, {}, {})
+    weights = {
+        name: 0.2 * torch.randn(tensor.shape) for name, tensor in WanTransformer(wan_spec(empty)).state_dict().items()
+    }
+    noise = torch.zeros(1, 1, model["in_dim"], model["latent_height"], model["latent_width"])
+    inputs = {"noise": noise, "prompt_embeds": torch.randn(1, model["text_len"], model["text_dim"])}
+    return Case(case.name, meta, weights, inputs, {})
+
+
 def table(results: list[dict[str, Any]]) -> str:
     lines = [
-        "| original | ticks/s original | ticks/s here | ratio | largest difference of the outputs (std) |",
-        "|---|---|---|---|---|",
+        "| original | size | ticks/s original | ticks/s here | ratio | largest difference (std) |",
+        "|---|---|---|---|---|---|",
     ]
     for one in results:
         lines.append(
-            f"| {one['original']} | {one['ticks_per_s_original']} | {one['ticks_per_s_ours']} | {one['ratio']}× "
-            f"| {one['largest_difference']:.1e} |"
+            f"| {one['original']} | {one['size']} | {one['ticks_per_s_original']} | {one['ticks_per_s_ours']} "
+            f"| {one['ratio']}× | {one['largest_difference']:.1e} |"
         )
     return "\n".join(lines)
 
@@ -141,7 +185,7 @@ def our_loop(case: Case, noise: Noise, rolling: bool) -> Callable[[], Tensor]:
         cache = SinkWindow(window(case), run["sink_size"], chunk)
     schedule = Rolling(levels(case)) if rolling else few_step(case)
     stream = Stream(
-        transformer(case),
+        cast(WanTransformer, TracedPass(transformer(case))),
         cache,
         schedule,
         latent_size(case),
@@ -212,7 +256,8 @@ MAKERS = {"self-forcing": self_forcing, "rolling-forcing": rolling_forcing, "rew
 
 def original_pipeline(folder: Path, case: Case, module: str, name: str) -> Any:
     """The original's own pipeline around the original's own network with the case's sizes and weights."""
-    prepare_imports(folder)
+    if "wan" not in sys.modules:
+        prepare_imports(folder)
     network = importlib.import_module("wan.modules.causal_model")
     wrapper = importlib.import_module("utils.wan_wrapper")
     model, run = case.meta["model"], case.meta["run"]
