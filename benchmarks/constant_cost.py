@@ -40,7 +40,7 @@ CACHES: dict[str, Cache] = {
 }
 SIZE = (4, 4)
 EARLY, LATE = 50, 5000
-MEASURED = 40  # ticks in a window
+MEASURED = 300  # turns of each player, five ticks long
 
 
 @torch.inference_mode()

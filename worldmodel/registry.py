@@ -23,6 +23,7 @@ from worldmodel.schedule.stream_batch import StreamBatch
 
 TABLE = FlowTable(shift=5.0)
 FOUR, FIVE = TABLE.warp((1000, 750, 500, 250)), TABLE.warp((1000, 800, 600, 400, 200))
+OWN_CODEC = ("diamond", "open_oasis", "waypoint")  # families that bring one, or need none
 OURS = "MIT (written anew from the paper)"
 
 
@@ -129,7 +130,13 @@ def listing() -> dict[str, list[dict[str, Any]]]:
         "conditions": [_other(name, entry) for name, entry in CONDITIONS.items()],
         "codecs": [_other(name, entry) for name, entry in CODECS.items()],
         "families": [
-            {"name": name, "what": family.title, "paper": family.source, "licence": family.licence}
+            {
+                "name": name,
+                "what": family.title,
+                "paper": family.source,
+                "licence": family.licence,
+                "combines_with": ["its own codec"] if name in OWN_CODEC else ["wan_vae", "taehv"],
+            }
             for name, family in FAMILIES.items()
         ],
     }
