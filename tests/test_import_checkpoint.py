@@ -198,3 +198,21 @@ def test_a_codec_of_its_own_is_taken_along(checkpoint, tmp_path):
             _, state = world(state, action, torch.zeros(1), noise)
             frames.append(int(state["queue.left"]))
     assert frames == [8, 7, 6, 5, 4, 3, 2, 1, 0, 11]  # nine pictures, the first latent is worth one; then twelve
+
+
+def test_a_prompt_typed_while_it_plays_goes_through_the_text_encoder(checkpoint, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "snow": 2, "lava": 3}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path / "umt5"
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    config = transformers.UMT5Config(vocab_size=4, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    transformers.UMT5EncoderModel(config).save_pretrained(folder)
+    out = checkpoint.parent / "told.world"
+    assert run(capsys, "import", checkpoint, "--out", out, "--text-encoder", folder, *SIZES)[0] == 0
+    plain, turned = (Session(World.open(out), seed=1, prompt="snow") for _ in range(2))
+    assert all((plain.tick() == turned.tick()).all() for _ in range(3))
+    turned.set_prompt("lava")
+    assert any((plain.tick() != turned.tick()).any() for _ in range(3))
