@@ -37,7 +37,7 @@ def response(rolling: Path, answer: str) -> int:
 
 def test_a_key_shows_in_the_next_frame_after_a_rollback_and_later_without(rolling):
     assert session(rolling).graphs == ("tick", "reprime") and session(rolling).in_flight == 1
-    # Nothing can be told to this world's frame in flight any more, so `late` waits for it; `off` waits one frame longer.
+    # Nothing can be told to this world's frame in flight any more: `late` waits for it, `off` one frame longer.
     assert [response(rolling, answer) for answer in ("rollback", "late", "off")] == [1, 2, 3]
 
 
