@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,10 +24,9 @@ from export.quantize import SMALL
 from worldmodel.begin import begin, context_frames
 from worldmodel.tick import World, recache, state_shapes, tick
 
-OPSET = (
-    20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster, and older ones not at all
-)
+OPSET = 20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster
 MOST_PLAYERS = 1024
+TRACED_PLAYERS = 2  # with one, torch takes the number of players for a constant
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,17 @@ class BeginGraph(nn.Module):
 
 @torch.no_grad()
 def export_graphs(world: World) -> Graphs:
-    """Trace all graphs on one player's zero state."""
+    """Trace all graphs on the zero state of a few players."""
     world = world.eval().float()
     spec = world.spec
-    state = {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in state_shapes(spec).items()}
+    state = {
+        name: torch.zeros(TRACED_PLAYERS, *shape[1:], dtype=dtype)
+        for name, (shape, dtype) in state_shapes(spec).items()
+    }
     names = list(state)
-    action = torch.zeros(1, len(spec.actions))
-    prompt = torch.zeros(1, spec.prompt_tokens, spec.prompt_dim)
-    noise = torch.zeros(1, spec.schedule.noises, *spec.latent_shape)
+    action = torch.zeros(TRACED_PLAYERS, len(spec.actions))
+    prompt = torch.zeros(TRACED_PLAYERS, spec.prompt_tokens, spec.prompt_dim)
+    noise = torch.zeros(TRACED_PLAYERS, spec.schedule.noises, *spec.latent_shape)
     with FlopCounterMode(display=False) as counter:
         _, after = tick(world, state, action, prompt, noise)
     ticked = [name for name in names if after[name] is not state[name]]
@@ -97,31 +100,31 @@ def export_graphs(world: World) -> Graphs:
     given = [f"state.{name}" for name in names]
     begun = [name for name in names if name not in recached]
     context = context_frames(spec)
-    frames = torch.zeros(1, context, spec.height, spec.width, 3, dtype=torch.uint8)
+    frames = torch.zeros(TRACED_PLAYERS, context, spec.height, spec.width, 3, dtype=torch.uint8)
     return Graphs(
-        tick=_trace(
+        tick=trace(
             TickGraph(world, names, ticked),
             (action, prompt, noise, *state.values()),
             ["action", "prompt", "noise", *given],
             ["frame", *(f"next.{name}" for name in ticked)],
         ),
-        recache=_trace(
+        recache=trace(
             RecacheGraph(world, names, recached),
             (prompt, *state.values()),
             ["prompt", *given],
             [f"next.{name}" for name in recached],
         ),
-        begin=_trace(
+        begin=trace(
             BeginGraph(world, begun),
-            (frames, torch.zeros(1, context, len(spec.actions))),
+            (frames, torch.zeros(TRACED_PLAYERS, context, len(spec.actions))),
             ["frames", "actions"],
             ["frame", *(f"next.{name}" for name in begun)],
         ),
-        flops_per_tick=counter.get_total_flops(),
+        flops_per_tick=counter.get_total_flops() // TRACED_PLAYERS,
     )
 
 
-def _trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+def trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """One graph. Inputs that it does not read are dropped."""
     players = torch.export.Dim("players", min=1, max=MOST_PLAYERS)
     fixed = len(inputs) - sum(name.startswith("state.") for name in inputs)
@@ -133,6 +136,10 @@ def _trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], 
             dynamic_shapes=shapes, dynamo=True, optimize=False, external_data=False, verbose=False,
         )  # fmt: skip
         assert program is not None, "torch.onnx.export gives a program when dynamo is on"
+        # Folding and merging first leaves the slow search for patterns a third of the nodes.
+        optimizer.fold_constants(program.model, should_fold=fold_small)
+        optimizer.remove_unused_nodes(program.model)
+        CommonSubexpressionEliminationPass()(program.model)
         optimizer.optimize_ir(program.model, should_fold=fold_small)
     model = program.model_proto
     read = {name for node in model.graph.node for name in node.input}
@@ -147,9 +154,9 @@ def _trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], 
 
 
 def fold_small(node: ir.Node) -> bool | None:
-    """Weights stay as torch knows them, so that all graphs share them: turning them over is left to the backends."""
-    weight = node.inputs[0].const_value if node.op_type == "Transpose" and node.inputs[0] is not None else None
-    return False if weight is not None and weight.size >= SMALL else None
+    """Weights stay as torch knows them, so that all graphs share them; backends turn and reshape them."""
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    return False if any(constant.size >= SMALL for constant in constants) else None
 
 
 @contextlib.contextmanager

@@ -6,11 +6,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.onnx import _trace
+from export.onnx import TRACED_PLAYERS, trace
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World, count_noises, reprime, state_shapes
-
-PLAYERS = 2  # traced; with one, torch takes the number of players for a constant
 
 
 class ReprimeGraph(nn.Module):
@@ -38,13 +36,13 @@ def reprime_graphs(world: World) -> dict[str, onnx.ModelProto]:
         return {}
     world = world.eval().float()
     shapes = state_shapes(spec)
-    state = {name: torch.zeros(PLAYERS, *shape[1:], dtype=dtype) for name, (shape, dtype) in shapes.items()}
-    action = torch.zeros(PLAYERS, len(spec.actions))
-    prompt = torch.zeros(PLAYERS, spec.prompt_tokens, spec.prompt_dim)
-    noise = torch.zeros(PLAYERS, *reprime_noise(spec))
+    state = {name: torch.zeros(TRACED_PLAYERS, *shape[1:], dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    action = torch.zeros(TRACED_PLAYERS, len(spec.actions))
+    prompt = torch.zeros(TRACED_PLAYERS, spec.prompt_tokens, spec.prompt_dim)
+    noise = torch.zeros(TRACED_PLAYERS, *reprime_noise(spec))
     _, after = reprime(world, state, action, prompt, noise)
     changed = [name for name in state if after[name] is not state[name]]
-    graph = _trace(
+    graph = trace(
         ReprimeGraph(world, list(state), changed),
         (action, prompt, noise, *state.values()),
         ["action", "prompt", "noise", *(f"state.{name}" for name in state)],

@@ -1,0 +1,188 @@
+"""A trained world becomes a file that plays the same game as torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load
+from safetensors.torch import save_file
+
+from export.onnx import export_graphs
+from export.pack import load_world, pack, read_card
+from export.quantize import LOCATION, quantize, read_weights
+from runtime.backends import load_backend
+from runtime.errors import WorldloopError
+from runtime.noise import tick_noise
+from runtime.parity import TOLERANCE, check_world, compare
+from runtime.session import Session
+from runtime.world import World
+from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
+from worldmodel.tick import World as TorchWorld
+
+SPEC = WorldSpec(
+    name="small", height=32, width=32, tick_hz=25, actions=("left", "gas"), keys={"left": ["a"], "gas": ["w"]},
+    environment="fake", window=2,
+    codec=CodecSpec(channels=4, encoder_width=16, encoder_blocks=1, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
+    generator=GeneratorSpec(dim=64, depth=1, heads=2),
+)  # fmt: skip
+CARD = """
+title = "Small"
+licence = "MIT"
+credits = "tests"
+trained_on = "nothing"
+preview = false
+prompts = ["a grey road"]
+default_prompt = "a grey road"
+[[starts]]
+name = "standing"
+seed = 1
+ticks = 0
+[[starts]]
+name = "driving"
+seed = 2
+ticks = 20
+"""
+
+
+class FakeGame:
+    """Noise that moves; the scene changes at tick 18."""
+
+    env_id, actions = "Fake-v0", ("gas", "left")
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.rng, self.tick, self.now = np.random.default_rng(seed), 0, {"captions": ["a grey road"]}
+        return self.look()
+
+    def look(self) -> np.ndarray:
+        return self.rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
+        self.tick += 1
+        if self.tick == 18:
+            self.now = {"captions": ["a red road"]}
+        return self.look(), False
+
+    def scene(self) -> dict:
+        return self.now
+
+    def policy(self, rng: np.random.Generator):
+        return lambda: np.array([True, False])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same random world, stored in two ways."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    world = TorchWorld(SPEC)
+    with torch.no_grad():
+        for parameter in world.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    (folder / "spec.json").write_text(SPEC.to_json())
+    save_file(world.codec.state_dict(), folder / "codec.safetensors")
+    save_file(world.generator.state_dict(), folder / "world.safetensors")
+    (folder / "card.toml").write_text(CARD)
+    world, card = load_world(folder), read_card(folder / "card.toml")
+    graphs = export_graphs(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.pack.make_adapter_for", lambda name, width: FakeGame())
+        for storage in ("fp32", "int8"):
+            pack(world, card, graphs, folder / f"{storage}.world", storage)
+    return {storage: folder / f"{storage}.world" for storage in ("fp32", "int8")}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+def test_fifty_ticks_are_those_of_torch_with_the_same_weights(files, storage, backend):
+    world = World.open(files[storage])
+    reference = Session(world, backend="torch", threads=1)
+    found = compare(reference, Session(world, backend=backend, precision="fp32", threads=1), ticks=50)
+    assert set(found.errors) == set(world.manifest.state) and max(found.errors.values()) < TOLERANCE
+
+
+def test_a_prompt_switch_is_that_of_torch(files):
+    world = World.open(files["int8"])
+    sessions = [Session(world, backend=name, precision="fp32", threads=1) for name in ("torch", "onnxruntime")]
+    for session in sessions:
+        session.tick()
+        session.set_prompt("a red road through blue fields")
+    assert max(compare(*sessions, ticks=5).errors.values()) < TOLERANCE
+
+
+def test_the_stored_weights_change_the_future_only_a_little(files):
+    exact, stored = (Session(World.open(files[name]), backend="torch", threads=1) for name in ("fp32", "int8"))
+    assert min(compare(exact, stored, ticks=20).psnr) > 25
+
+
+def test_parity_of_a_world_is_a_case_of_the_parity_command(files):
+    case = check_world(str(files["int8"]), "onnxruntime", ticks=5)
+    assert (
+        case["ok"] and case["name"] == "small" and case["kind"] == "onnxruntime fp32" and "latents" in case["outputs"]
+    )
+
+
+def test_a_wrong_weight_is_noticed(files, monkeypatch):
+    world = World.open(files["fp32"])
+    right = read_weights(world.read(LOCATION))
+    wrong = {name: array * (1.05 if name == "generator.blocks.0.down.weight" else 1) for name, array in right.items()}
+    monkeypatch.setattr("runtime.backends.torch.read_weights", lambda data: wrong)
+    reference = Session(world, backend="torch", threads=1)
+    found = compare(reference, Session(world, backend="onnxruntime", threads=1), ticks=5)
+    assert max(found.errors.values()) > TOLERANCE
+
+
+def test_players_of_one_batch_play_as_alone(files):
+    world = World.open(files["int8"])
+    many, one = (load_backend(world, "onnxruntime", players=players, threads=1) for players in (3, 1))
+    start = {name: np.zeros(spec.shape, spec.dtype) for name, spec in world.manifest.state.items()}
+    start |= world.start_state()
+    prompt = one.embed("a grey road")
+    single = one.recache(start, prompt)
+    batch = many.recache({name: np.repeat(array, 3, 0) for name, array in start.items()}, np.repeat(prompt, 3, 0))
+    noise = tick_noise(0, 0, (3, *world.manifest.noise))
+    action = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
+    frames, _ = many.tick(batch, action, np.repeat(prompt, 3, 0), noise, {})
+    for player in range(3):
+        alone, _ = one.tick(single, action[player : player + 1], prompt, noise[player : player + 1].copy(), {})
+        assert np.abs(frames[player].astype(int) - alone[0]).max() <= 1
+
+
+def test_a_start_shows_one_scene_and_says_which(files):
+    """The scene changes at tick 18; frames of the old one must not be in the window of a world that is told the new."""
+    world = World.open(files["int8"])
+    prompts = {start.name: start.prompt for start in world.manifest.starts}
+    assert prompts == {"standing": "a grey road", "driving": "a red road"}
+    pressed = {name: world.start_state(name)["actions"] for name in prompts}
+    assert not pressed["standing"].any()
+    assert pressed["driving"][..., 1].all() and not pressed["driving"][..., 0].any()  # in the world's order of actions
+
+
+def test_weights_are_stored_once_for_all_graphs(files):
+    stored = load(World.open(files["int8"]).read(LOCATION))
+    matrices = [name for name in stored if name.startswith("generator.blocks.0.") and not name.endswith(".scale")]
+    assert {stored[name].dtype.name for name in matrices if stored[name].size >= 1024} == {"int8"}
+    parameters = sum(parameter.numel() for parameter in TorchWorld(SPEC).parameters())
+    assert sum(array.size for name, array in stored.items() if not name.endswith(".scale")) < 1.1 * parameters
+
+
+@pytest.mark.parametrize("shape", [(4, 300), (8, 4, 3, 3)])
+def test_int8_weights_are_within_one_percent(shape):
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    weight[0] *= 100  # a large channel must not cost the others their precision
+    values, scale = quantize(weight)
+    again = values * scale.reshape(-1, *[1] * (len(shape) - 1))
+    for row, expected in zip(again, weight, strict=True):
+        assert np.linalg.norm(row - expected) < 0.012 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [("title = ", "card"), (CARD.replace("licence", "lizenz"), "licence"), (CARD.split("[[")[0], "starts")],
+)
+def test_a_card_that_says_too_little_is_refused(tmp_path, text, said):
+    (tmp_path / "card.toml").write_text(text)
+    with pytest.raises(WorldloopError, match=said):
+        read_card(tmp_path / "card.toml")
