@@ -82,7 +82,9 @@ def usable_backends(world: World) -> list[str]:
     """Installed backends that can play this world, the best first."""
     able = {"mock": world.path is None, "torch": world.manifest.spec is not None}
     return [
-        name for name, (_, package) in BACKENDS.items() if able.get(name, "tick" in world.manifest.graphs) and installed(package)
+        name
+        for name, (_, package) in BACKENDS.items()
+        if able.get(name, "tick" in world.manifest.graphs) and installed(package)
     ]
 
 

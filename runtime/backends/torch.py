@@ -54,8 +54,8 @@ class TorchBackend:
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
     ) -> tuple[np.ndarray, State]:
-        given = (torch.from_numpy(array) for array in (action, prompt, noise))
-        frame, after = native.tick(self.model, tensors(state), *given)
+        told, said, drawn = (torch.from_numpy(array) for array in (action, prompt, noise))
+        frame, after = native.tick(self.model, tensors(state), told, said, drawn)
         return frame.contiguous().numpy(), arrays(after)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import typer
 
 from runtime.backends import usable_backends
 from runtime.cli.options import Json, finish
-from runtime.errors import CheckFailed
+from runtime.errors import CheckFailed, UsageError
 from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare
 from runtime.session import Session
 from runtime.world import World
@@ -27,6 +27,9 @@ def command(
     weights: Annotated[
         Path | None, typer.Option(help="the generator's weights (default: RUN/world.safetensors)")
     ] = None,
+    sigmas: Annotated[
+        str, typer.Option(help="noise levels of a tick's passes, as '1 0.6 0.2' (default: those it was trained at)")
+    ] = "",
     storage: Annotated[str, typer.Option(help="of the weights: int8, fp16 or fp32")] = "int8",
     ticks: Annotated[int, typer.Option(help="ticks of the parity check", min=1)] = TICKS,
     json: Json = False,
@@ -37,7 +40,7 @@ def command(
 
     begun = time.monotonic()
     told = read_card(card)
-    world = load_world(run, weights)
+    world = load_world(run, weights, levels(sigmas))
     target = out or run / f"{world.spec.name}.world"
     graphs = export_graphs(world)
     world_hash = pack(world, told, graphs, target, storage)
@@ -61,6 +64,13 @@ def command(
     finish(report, json, text(report))
     if failed := [future for future in futures if not future["ok"]]:
         raise CheckFailed(f"{target} plays another game than torch on {', '.join(f['backend'] for f in failed)}")
+
+
+def levels(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split())
+    except ValueError:
+        raise UsageError(f"--sigmas {text!r}: write numbers from 1 downwards, as '1 0.6 0.2'") from None
 
 
 def judge(shipped: Path, exact: Path, backend: str, ticks: int) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def in_window(
 
 def past_memory(world: World, rewind_mb: float) -> float:
     """What is asked, or nothing where not even a few states of this world would fit."""
-    if 0 < rewind_mb and not fits(world, rewind_mb):
+    if rewind_mb > 0 and not fits(world, rewind_mb):
         print(f"worldloop: no rewinding: a state of {world.manifest.name} needs more of --rewind-mb", file=sys.stderr)
         return 0
     return rewind_mb
