@@ -97,6 +97,19 @@ def test_a_tick_leaves_its_arguments_as_they_were(session):
     assert after["tint"] is state["tint"]  # what does not change is shared, not copied
 
 
+def test_arrays_that_must_not_be_written_are_read(session):
+    """Hosts pass such arrays, and snapshots are made of them."""
+    session.restart()
+    expected = session.tick({"gas"})
+    session.restart()
+    state = {name: array.copy() for name, array in session.peek().items()}
+    arguments = session.world.action({"gas"}), session.backend.embed("dark"), tick_noise(11, 0, (1, 1, 1, 1, CELLS))
+    for array in [*state.values(), *arguments]:
+        array.flags.writeable = False
+    frame, _ = session.backend.tick(state, *arguments, {})
+    assert np.array_equal(frame[0], expected)
+
+
 def test_several_players_tick_as_they_would_alone(tiny_file):
     world = World.open(tiny_file)
     noise = tick_noise(0, 0, (3, 1, 1, 1, CELLS))

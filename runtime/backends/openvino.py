@@ -64,11 +64,9 @@ class OpenVinoEngine:
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         # A shared ov.Tensor does not keep its array alive, nor the request its tensors: both must outlive infer(), or
         # the network reads freed memory and gives garbage without an error. The caller holds the arrays.
+        # What is read-only, such as an array of a snapshot, it takes as a copy only.
         bound = []
-        for name, array in inputs.items():
-            bound.append(ov.Tensor(array, shared_memory=True))
-            self.request.set_tensor(name, bound[-1])
-        for name, array in outputs.items():
-            bound.append(ov.Tensor(array, shared_memory=True))
+        for name, array in [*inputs.items(), *outputs.items()]:
+            bound.append(ov.Tensor(array, shared_memory=array.flags.writeable))
             self.request.set_tensor(name, bound[-1])
         self.request.infer()

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name: (module with `app`, one line o
 
 EXTRAS = {  # a module that may be missing: the extra that brings it
     **dict.fromkeys(
-        ["torch", "gymnasium", "h5py", "matplotlib", "onnx", "onnxscript", "cv2", "skimage", "scipy", "tensorboard",
+        ["torch", "gymnasium", "h5py", "matplotlib", "onnx", "onnxscript", "cv2", "PIL", "tensorboard", "tqdm",
          "vizdoom", "Box2D"],
         "train",
     ),
