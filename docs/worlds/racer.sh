@@ -10,7 +10,6 @@ train="torchrun --nproc-per-node 2 -m runtime.cli train"
 
 worldloop record racer --size 96 --frames 120000 --seed 1 --out "$dir/data-racer" --resume
 $train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 14 --batch 24 --frames 50000 --set generator.depth=4 --resume
-$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 66 --batch 4 --resume
-$train codec --decoder-only --data "$dir/data-racer" --out "$dir/racer" --minutes 10 --batch 24 --frames 50000 --resume
-worldloop export "$dir/racer" --card "$here/racer.toml" --out "$dir/racer.world"
+$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 68 --batch 4 --resume
+worldloop export "$dir/racer" --card "$here/racer.toml" --sigmas "1 0.8 0.6 0.4 0.2 0.1" --out "$dir/racer.world"
 worldloop eval "$dir/racer.world" --ticks 2000 --rollouts 16 --report "$dir/racer-report"
