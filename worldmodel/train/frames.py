@@ -20,8 +20,8 @@ def as_input(pictures: Tensor) -> Tensor:
 
 def shards_of_frames(dataset: Dataset, shards: Iterable[int] | None = None) -> Iterator[Tensor]:
     """The frames of every shard (or of some) in turn, uint8 [frames, height, width, 3], read ahead by others."""
-    wanted = range(len(dataset.shards)) if shards is None else shards
-    workers = min(12, (os.cpu_count() or 1) - 1)
+    wanted = list(range(len(dataset.shards)) if shards is None else shards)
+    workers = min(12, (os.cpu_count() or 1) - 1) if len(wanted) > 1 else 0  # one shard leaves nothing to read ahead
     yield from DataLoader(_Shards(dataset), sampler=wanted, batch_size=None, num_workers=workers)
 
 

@@ -105,9 +105,8 @@ def load_latents(
     kept = [shard.with_suffix(f".{key}.pt") for shard in dataset.shards]
     mine = [i for i, path in enumerate(kept) if not path.exists()][team.rank :: team.size]
     codec = codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for i, frames in zip(
-        mine, shards_of_frames(dataset, tqdm(mine, desc="encode", unit="shard", disable=not team.leads)), strict=True
-    ):
+    shown = tqdm(shards_of_frames(dataset, mine), total=len(mine), desc="encode", unit="shard", disable=not team.leads)
+    for i, frames in zip(mine, shown, strict=True):
         write_whole(kept[i], partial(torch.save, _encode(frames, spec, codec, team.device)))
     team.wait_for_all()
     latents = torch.cat([torch.load(path, weights_only=True) for path in kept], 1)
