@@ -17,7 +17,8 @@ from worldmodel.train.pictures import save_strip
 from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 
-LATENT_NOISE = 0.15  # decoder sees latents with up to this much noise: generated ones are never exact
+LATENT_NOISE = 0.1  # decoder sees latents with up to this much noise: generated ones are never exact
+HOLD = 0.2  # share of the time at full rate: nearly all of the gain comes while the rate falls
 
 
 def train_codec(
@@ -46,7 +47,7 @@ def train_codec(
         name, trained = "decoder", codec.decoder
         load_weights(codec, out / "codec.safetensors")
         codec.encoder.requires_grad_(False)
-    run = Run(out, name, codec, optimisers(trained), Budget(minutes), team, resume=resume)
+    run = Run(out, name, codec, optimisers(trained), Budget(minutes, hold=HOLD), team, resume=resume)
 
     def step(_: int) -> dict[str, Tensor]:
         chosen = pictures[torch.randint(len(pictures), (batch,), device=pictures.device)]

@@ -47,12 +47,17 @@ class LatentSet:
     def to(self, device: torch.device) -> LatentSet:
         return LatentSet(**{k: v.to(device) for k, v in vars(self).items()})
 
-    def starts(self, length: int) -> Tensor:
-        """Every frame from which `length` frames of one episode follow, itself included."""
+    def starts(self, length: int, switch_after: int | None = None) -> Tensor:
+        """Every frame from which `length` frames of one episode follow, itself included.
+
+        switch_after: only those whose scene changes on the way, so many frames later or after that.
+        """
         last = self.episode.roll(-(length - 1))
         ok = (last == self.episode) & (torch.arange(len(last), device=last.device) <= len(last) - length)
         if not ok.any():
             raise DatasetError(f"no episode has {length} frames in a row: record longer ones")
+        if switch_after is not None:
+            ok &= self.scene.roll(-switch_after) != self.scene.roll(-(length - 1))
         return ok.nonzero().squeeze(1)
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:

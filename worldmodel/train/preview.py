@@ -22,7 +22,9 @@ FIGURES = 24  # that the figures are taken from
 
 @torch.no_grad()
 def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
-    """Roll recorded keys out freely; write the strip, return PSNR of tick 1 against repeating the frame."""
+    """Roll recorded keys out freely; write the strip, return PSNR of tick 1 and of repeating the frame, and what is
+    left at the end of motion, sharpness and contrast, as shares of the recording's.
+    """
     spec, ticks = world.spec, max(SHOWN)
     generator = torch.Generator(device=latents.latents.device).manual_seed(7)
     begin = spec.window + 1
@@ -40,13 +42,25 @@ def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
                 wanted = torch.stack([source[player * FIGURES // PLAYERS, offset + t] for t in SHOWN])
                 rows.append(list(to_picture(world.codec.decode(wanted)).cpu().numpy()))
     save_strip(path, rows)
+    late = [to_picture(world.codec.decode(x[:, -1])).float() for x in (clip.clean, made)]
+    sharp, contrast = ([float(measure(p)) for p in late] for measure in (_sharpness, _contrast))
     motion = made.diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
     real_motion = clip.clean[:, begin + 1 :].diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
     return {
         "next_psnr": float(psnr(pictures[1], pictures[0])),
         "copy_psnr": float(psnr(pictures[1], pictures[2])),
         "motion_late": float(motion[-25:].mean() / real_motion[-25:].mean()),
+        "sharp_late": sharp[1] / sharp[0],
+        "contrast_late": contrast[1] / contrast[0],
     }
+
+
+def _sharpness(pictures: Tensor) -> Tensor:
+    return pictures.diff(dim=1).abs().mean()
+
+
+def _contrast(pictures: Tensor) -> Tensor:
+    return pictures.std((1, 2)).mean()
 
 
 def roll_out(

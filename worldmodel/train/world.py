@@ -1,8 +1,11 @@
 """Train the generator by diffusion forcing on recorded clips (`worldloop train world`).
 
 Every frame of a clip is denoised from its own clean history, in single frames (frame-wise play) or in tiles of rising
-sigmas (rolling windows, partial ones too), so that one set of weights knows both. In the last part of the time, every
-second step runs on the world's own roll-outs (self_forcing.py).
+sigmas (rolling windows, partial ones too), so that one set of weights knows both. A world that has only ever seen real
+histories cannot lead its own errors home, so clips are used several times in a row: first with the recorded history,
+then with the frames that the world just predicted, whose errors grow with every turn (error recycling, as in Stable
+Video Infinity, arXiv:2510.09212, at no extra pass). In the last part of the time that history is a whole roll-out
+(self_forcing.py).
 """
 
 from __future__ import annotations
@@ -22,18 +25,23 @@ from worldmodel.train.latents import LatentSet, load_latents
 from worldmodel.train.optimisers import optimisers
 from worldmodel.train.preview import preview
 from worldmodel.train.run import Budget, Run, load_weights
-from worldmodel.train.self_forcing import ROLL_OUT, own_loss
+from worldmodel.train.self_forcing import FADING, play_out
 from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
-OWN_PART = 0.66  # the last share of the training time, where every second step is an own roll-out
+TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
+RECYCLED = 0.8  # share of clips whose history has own errors in it, once there are any
+LAST_PART = 0.4  # the last share of the training time, where every second set of clips is a roll-out
+SWITCHED = 0.3  # share of clips in which the scene changes, where the recording has such
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
-HISTORY_NOISE = 0.1  # half of the clips have up to this much noise on their history, unannounced
+HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
 PROMPT_NOISE = 0.1
-SINGLE = 0.8  # share of steps with single frames
-PURE = 0.5  # share of their frames that start from pure noise, as every frame does at play
-SIGMA_FLOOR = 0.4  # x0 errors count 1 / max(sigma, floor)²
+SINGLE = 0.9  # share of steps with single frames
+PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
+SIGMA_FLOOR = 0.3  # x0 errors count 1 / max(sigma, floor)²
+CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
+RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
 
 def train_world(
@@ -55,31 +63,110 @@ def train_world(
     latents, world = prepare(spec, data, out, team)
     if init is not None:
         load_weights(world.generator, init)
-    begin = spec.window + 1
-    starts, own_starts = latents.starts(CLIP_FRAMES - 1), latents.starts(begin + ROLL_OUT)
+    starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     layer = compiled(clip_layer, minutes, team)
-    run = Run(out, "world", world.generator, optimisers(world.generator), Budget(minutes), team, resume=resume)
+    run = Run(
+        out,
+        "world",
+        world.generator,
+        optimisers(world.generator, RATE),
+        Budget(minutes, hold=HOLD),
+        team,
+        resume=resume,
+    )
     # Two processes must not draw the same clips, and a resumed run not the same clips again.
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
-
-    def clips(among: Tensor, frames: int) -> tuple[Clip, Tensor, Tensor]:
-        start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
-        return latents.clips(spec, start, frames, draw)
+    lesson: Lesson | None = None
 
     def step(number: int) -> dict[str, Tensor]:
-        own = number % 2 == 0 and team.agree(run.done) > 1 - OWN_PART
+        nonlocal lesson
         with torch.autocast(team.device.type, torch.bfloat16):
-            if own:
-                clip, _, _ = clips(own_starts, 1 + begin + ROLL_OUT)
-                figures = {"own": own_loss(world, clip, begin, layer, draw)}
-            else:
-                sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
-                loss, plain = forcing_loss(world, *clips(starts, CLIP_FRAMES), sigma, tile_start, layer)
-                figures = {"loss": loss, "x0_mse": plain.detach()}
-        next(iter(figures.values())).backward()
+            if lesson is None or number % TURNS == 0:
+                among = (
+                    switches
+                    if len(switches) and torch.rand((), generator=draw, device=team.device) < SWITCHED
+                    else starts
+                )
+                start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
+                lesson = Lesson(*latents.clips(spec, start, CLIP_FRAMES, draw))
+                if number // TURNS % 2 and team.agree(run.done) > 1 - LAST_PART:
+                    lesson.roll_out(world, draw)
+            sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
+            figures = lesson.loss(world, sigma, tile_start, layer, draw)
+        figures["loss"].backward()
         return {name: figure.detach() for name, figure in figures.items()}
 
     return run.loop(step, lambda step: preview(world, latents, out / f"world-{step:06d}.png"))
+
+
+class Lesson:
+    """A batch of clips, and the frames that the world itself made for them so far.
+
+    renamed: [batch] bool, whose history was renamed to the newest prompt. scene: [batch, frames].
+    """
+
+    def __init__(self, clip: Clip, renamed: Tensor, scene: Tensor) -> None:
+        self.clip = clip
+        # A renamed history belongs to frames of the newest scene only: that is all a player meets after a switch.
+        self.counts = (~(renamed[:, None] & (scene != scene[:, -1:]))).float()
+        self.counts[:, : SETTLING + 1] = 0
+        contrast = clip.clean.var((3, 4)).mean((1, 2))[:, None]
+        self.worth = (0.25 + CONTRAST_FLOOR) / (contrast + CONTRAST_FLOOR)
+        self.free = torch.arange(clip.clean.shape[1], device=clip.clean.device) > SETTLING  # may be the world's own
+        self.own: Tensor | None = None
+        self.rolled = False
+
+    def roll_out(self, world: World, draw: torch.Generator) -> None:
+        """Let the world play the clips' keys, with cache and schedule as at play, from their first frames."""
+        begin = world.spec.window + 1
+        self.own, self.rolled = play_out(world, self.clip, begin, draw), True
+        frames = self.counts.shape[1]
+        self.counts *= FADING ** (torch.arange(frames, device=self.counts.device) - begin - 1).clamp(min=0)
+
+    def loss(
+        self,
+        world: World,
+        sigma: Tensor,
+        tile_start: Tensor | None,
+        layer: Callable[..., Tensor],
+        draw: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Weighted x0 error of all frames that can be known (`loss` or `own`, by their history), and the plain error
+        of those that start from pure noise. The predictions become part of the history of the next turn.
+        """
+        target = self.clip.clean
+        noise = torch.randn_like(target)
+        level = sigma[:, :, None, None, None]
+        noisy = (1 - level) * target + level * noise
+        made = denoise_clip(
+            world.generator, self._history(draw), noisy, sigma, tile_start, world.spec.window, layer
+        ).float()
+        error = (made - target).square().mean((2, 3, 4))
+        weight = self.worth * self.counts / sigma.clamp(min=SIGMA_FLOOR) ** 2
+        pure = self.counts * (sigma == 1)
+        figures = {"loss": (error * weight).sum() / self.counts.sum().clamp(min=1)}
+        figures["x0_own" if self.own is not None else "x0"] = (error * pure).sum() / pure.sum().clamp(min=1e-6)
+        if not self.rolled:
+            self.own = torch.where(self.free[:, None, None, None], made.detach(), target)
+        return figures
+
+    def _history(self, draw: torch.Generator) -> Clip:
+        """The clips with own errors and unannounced noise on some histories, and a little noise on every prompt."""
+        clip = self.clip
+        batch, device = clip.clean.shape[0], clip.clean.device
+
+        def some(share: float, most: float) -> Tensor:
+            """A random amount up to `most` for a share of the clips, 0 for the others."""
+            amount, chosen = torch.rand(2, batch, 1, 1, 1, 1, device=device, generator=draw)
+            return amount * most * (chosen < share)
+
+        clean = clip.clean
+        if self.own is not None:
+            # Amounts above 1 stand for errors that have grown for longer than the turns reach.
+            clean = clean + some(RECYCLED, 1.0 if self.rolled else 1.5) * (self.own - clean)
+        clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
+        jitter = PROMPT_NOISE * torch.randn(batch, 1, *clip.prompt.shape[2:], device=device)
+        return Clip(clean, clip.clean_sigma, clip.actions, clip.clean_prompt + jitter, clip.prompt + jitter)
 
 
 def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentSet, World]:
@@ -90,51 +177,6 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     world = World(spec)
     world.codec = codec
     return latents, world.to(team.device)
-
-
-def forcing_loss(
-    world: World,
-    clip: Clip,
-    renamed: Tensor,
-    scene: Tensor,
-    sigma: Tensor,
-    tile_start: Tensor | None,
-    layer: Callable[..., Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Weighted x0 error of all frames that can be known, and the plain error of those that start from pure noise."""
-    target = clip.clean
-    history = noisy_history(clip)
-    noise = torch.randn_like(target)
-    level = sigma[:, :, None, None, None]
-    made = denoise_clip(
-        world.generator, history, (1 - level) * target + level * noise, sigma, tile_start, world.spec.window, layer
-    )
-    # A renamed history belongs to frames of the newest scene only: that is all a player meets after a prompt switch.
-    counts = ~(renamed[:, None] & (scene != scene[:, -1:]))
-    counts[:, : SETTLING + 1] = False
-    error = (made.float() - target).square().mean((2, 3, 4))
-    weight = counts / sigma.clamp(min=SIGMA_FLOOR) ** 2
-    pure = counts & (sigma == 1)
-    return (error * weight).sum() / counts.sum(), (error * pure).sum() / pure.sum().clamp(min=1)
-
-
-def noisy_history(clip: Clip) -> Clip:
-    """The clip with some unannounced noise on half of the histories and a little on every prompt."""
-    batch = clip.clean.shape[0]
-    device = clip.clean.device
-    amount = (
-        torch.rand(batch, 1, 1, 1, 1, device=device)
-        * HISTORY_NOISE
-        * (torch.rand(batch, 1, 1, 1, 1, device=device) < 0.5)
-    )
-    jitter = PROMPT_NOISE * torch.randn(batch, 1, *clip.prompt.shape[2:], device=device)
-    return Clip(
-        clip.clean + amount * torch.randn_like(clip.clean),
-        clip.clean_sigma,
-        clip.actions,
-        clip.clean_prompt + jitter,
-        clip.prompt + jitter,
-    )
 
 
 def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

@@ -153,7 +153,7 @@ class CarRacing:
             "road": list(road),
             "grass": list(grass),
         }
-        self._recolour_in = int(self._rng.integers(100, 250))
+        self._recolour_in = int(self._rng.integers(50, 150))
 
     def scene(self) -> dict[str, Any]:
         """Captions, colour names and RGB of the scene that the frame shows."""
