@@ -25,6 +25,7 @@ from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip
 
 CAPTIONS_PER_SCENE = 4
+SINK_OF_SCENE = 0.7  # share of clips whose sink is sure to be of the scene in which they begin
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class LatentSet:
     """latents: [sides, frames, channels, rows, columns] float16; side 1, if there, is the mirrored picture
     actions: [sides, frames, action_dim] float32, what led to each frame
     episode, first: [frames] int64, the frame's episode and that episode's first frame
-    scene: [frames] int64; captions: [scenes, CAPTIONS_PER_SCENE] int64, rows of prompts
+    scene, scene_first: [frames] int64, the frame's scene and that scene's first frame
+    captions: [scenes, CAPTIONS_PER_SCENE] int64, rows of prompts
     prompts: [captions, prompt_tokens, prompt_dim] float32
     """
 
@@ -41,6 +43,7 @@ class LatentSet:
     episode: Tensor
     first: Tensor
     scene: Tensor
+    scene_first: Tensor
     captions: Tensor
     prompts: Tensor
 
@@ -72,7 +75,7 @@ class LatentSet:
         self, spec: WorldSpec, start: Tensor, frames: int, generator: torch.Generator
     ) -> tuple[Clip, Tensor, Tensor]:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
-        the episode.
+        the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
 
         Returns the clips, whether history was renamed to the newest prompt (as KV-recache does; [batch] bool), and the
         scene of every frame, [batch, frames].
@@ -83,7 +86,8 @@ class LatentSet:
             return torch.rand(shape, device=device, generator=generator)
 
         side = (draw(batch) * self.latents.shape[0]).long()
-        sink = self.first[start] + ((start - self.first[start] + 1) * draw(batch)).long()
+        earliest = torch.where(draw(batch) < SINK_OF_SCENE, self.scene_first[start], self.first[start])
+        sink = earliest + ((start - earliest + 1) * draw(batch)).long()
         run = start.unsqueeze(1) + torch.arange(frames - 1, device=device)
         index = torch.cat([sink.unsqueeze(1), run], 1)
         sides = side.unsqueeze(1).expand_as(index)
@@ -130,10 +134,16 @@ def load_latents(
 
     action = torch.cat([torch.from_numpy(dataset.read(shard, "actions").astype(np.float32)) for shard in shards])
     episode = torch.cat([torch.from_numpy(dataset.read(shard, "episode").astype(np.int64)) for shard in shards])
-    begins = torch.cat([torch.ones(1, dtype=torch.bool), episode[1:] != episode[:-1]])
-    first = torch.cummax(torch.where(begins, torch.arange(len(episode)), 0), 0).values
+    scene = torch.cat(scenes)
+    first, scene_first = _first_of_run(episode), torch.maximum(_first_of_run(episode), _first_of_run(scene))
     sides = [action, action[:, _mirrored(spec)]][: len(latents)]
-    return LatentSet(latents, torch.stack(sides), episode, first, torch.cat(scenes), torch.tensor(captions), prompts)
+    return LatentSet(latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts)
+
+
+def _first_of_run(value: Tensor) -> Tensor:
+    """For every frame the first of the frames in a row that share its value."""
+    begins = torch.cat([torch.ones(1, dtype=torch.bool), value[1:] != value[:-1]])
+    return torch.cummax(torch.where(begins, torch.arange(len(value)), 0), 0).values
 
 
 def _mirrored(spec: WorldSpec) -> list[int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.prompt.encoder import PromptEncoder
@@ -32,10 +33,11 @@ from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
 TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
 RECYCLED = 0.8  # share of clips whose history has own errors in it, once there are any
-LAST_PART = 0.4  # the last share of the training time, where every second set of clips is a roll-out
+LAST_PART = 0.6  # the last share of the training time, where every second set of clips is a roll-out
 SWITCHED = 0.3  # share of clips in which the scene changes, where the recording has such
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
+HISTORY_DRIFT = 0.4  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
 PROMPT_NOISE = 0.1
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
@@ -82,11 +84,8 @@ def train_world(
         nonlocal lesson
         with torch.autocast(team.device.type, torch.bfloat16):
             if lesson is None or number % TURNS == 0:
-                among = (
-                    switches
-                    if len(switches) and torch.rand((), generator=draw, device=team.device) < SWITCHED
-                    else starts
-                )
+                switched = bool(torch.rand((), generator=draw, device=team.device) < SWITCHED)
+                among = switches if switched and len(switches) else starts
                 start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
                 lesson = Lesson(*latents.clips(spec, start, CLIP_FRAMES, draw))
                 if number // TURNS % 2 and team.agree(run.done) > 1 - LAST_PART:
@@ -113,6 +112,7 @@ class Lesson:
         contrast = clip.clean.var((3, 4)).mean((1, 2))[:, None]
         self.worth = (0.25 + CONTRAST_FLOOR) / (contrast + CONTRAST_FLOOR)
         self.free = torch.arange(clip.clean.shape[1], device=clip.clean.device) > SETTLING  # may be the world's own
+        self.past = torch.arange(clip.clean.shape[1], device=clip.clean.device)[:, None, None, None] > 0  # not the sink
         self.own: Tensor | None = None
         self.rolled = False
 
@@ -164,7 +164,9 @@ class Lesson:
         if self.own is not None:
             # Amounts above 1 stand for errors that have grown for longer than the turns reach.
             clean = clean + some(RECYCLED, 1.0 if self.rolled else 1.5) * (self.own - clean)
+        drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + smooth_noise(clean[:, :1])
         clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
+        clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift / 2**0.5, clean)
         jitter = PROMPT_NOISE * torch.randn(batch, 1, *clip.prompt.shape[2:], device=device)
         return Clip(clean, clip.clean_sigma, clip.actions, clip.clean_prompt + jitter, clip.prompt + jitter)
 
@@ -177,6 +179,13 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     world = World(spec)
     world.codec = codec
     return latents, world.to(team.device)
+
+
+def smooth_noise(like: Tensor) -> Tensor:
+    """Standard normal noise at a quarter of the size, drawn out to [batch, frames, channels, rows, columns]."""
+    rows, columns = like.shape[-2:]
+    coarse = torch.randn(*like.shape[:2], like.shape[2], max(1, rows // 4), max(1, columns // 4), device=like.device)
+    return F.interpolate(coarse.flatten(0, 1), (rows, columns), mode="bilinear").unflatten(0, like.shape[:2])
 
 
 def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
