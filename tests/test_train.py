@@ -13,7 +13,9 @@ from worldmodel.train.codec import load_codec, train_codec
 from worldmodel.train.dataset import DatasetInfo, ShardWriter
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.run import load_weights
-from worldmodel.train.world import draw_tiles, train_world
+from worldmodel.train.team import Team
+from worldmodel.train.world import SETTLING, Lesson, draw_tiles, prepare, train_world
+from worldmodel.transformer.clip import clip_layer
 
 SMALL = [
     "codec.encoder_width=8", "codec.encoder_blocks=1", "codec.decoder_widths=(8,8)", "codec.decoder_blocks=(1,1)",
@@ -68,6 +70,39 @@ def test_a_spent_budget_changes_nothing(run, recording):
     weights = (run / "world.safetensors").read_bytes()
     train_world(read_plan(run), recording, run, minutes=0.001, batch=2, resume=True)
     assert (run / "world.safetensors").read_bytes() == weights
+
+
+def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recording):
+    latents, _ = prepare(read_plan(run), recording, run, Team.join())
+    starts = latents.starts(19, switch_after=SETTLING)
+    _, renamed, scene = latents.clips(read_plan(run), starts, 20, torch.Generator().manual_seed(0))
+    assert len(starts) and (scene[:, 1 + SETTLING] != scene[:, -1]).all() and renamed.any() and not renamed.all()
+
+
+def test_later_turns_on_a_clip_have_own_errors_as_history_but_a_recorded_sink_and_beginning(run, recording):
+    spec = read_plan(run)
+    latents, world = prepare(spec, recording, run, Team.join())
+    draw = torch.Generator().manual_seed(0)
+    lesson = Lesson(*latents.clips(spec, latents.starts(19)[:8], 20, draw))
+    first = lesson.loss(world, *draw_tiles(8, 20, draw), clip_layer, draw)
+    assert "x0" in first and lesson.own is not None and first["loss"].requires_grad
+    assert torch.equal(lesson.own[:, : 1 + SETTLING], lesson.clip.clean[:, : 1 + SETTLING])
+    assert not torch.equal(lesson.own, lesson.clip.clean) and not lesson.own.requires_grad
+    assert "x0_own" in lesson.loss(world, *draw_tiles(8, 20, draw), clip_layer, draw)
+
+
+def test_a_roll_out_as_history_is_the_worlds_own_from_the_frame_after_the_first_ones(run, recording):
+    spec = read_plan(run)
+    latents, world = prepare(spec, recording, run, Team.join())
+    load_weights(world.generator, run / "world.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    lesson = Lesson(*latents.clips(spec, latents.starts(19)[:4], 20, draw))
+    lesson.roll_out(world, draw)
+    own, begin = lesson.own, spec.window + 1
+    assert own is not None and torch.equal(own[:, : begin + 1], lesson.clip.clean[:, : begin + 1])
+    assert (own[:, begin + 1 :] != lesson.clip.clean[:, begin + 1 :]).flatten(2).any(2).all()
+    weights = lesson.counts[:, begin + 1 :]
+    assert (weights.diff(dim=1) <= 0).all() and (weights.sum() > 0)
 
 
 def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):

@@ -34,7 +34,7 @@ CLIP_FRAMES = 20  # the sink and 19 frames in a row
 TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
 RECYCLED = 0.8  # share of clips whose history has own errors in it, once there are any
 LAST_PART = 0.6  # the last share of the training time, where every second set of clips is a roll-out
-SWITCHED = 0.3  # share of clips in which the scene changes, where the recording has such
+SWITCHED = 0.4  # share of clips in which the scene changes, where the recording has such
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
 HISTORY_DRIFT = 0.4  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
@@ -198,7 +198,8 @@ def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Ten
         return torch.rand(shape, device=device, generator=generator)
 
     if draw(1) < SINGLE:
-        return torch.where(draw(batch, frames) < PURE, 1.0, 0.05 + 0.95 * draw(batch, frames)), None
+        # Low levels more often: there faint things are decided, such as the squares on the grass.
+        return torch.where(draw(batch, frames) < PURE, 1.0, 0.05 + 0.95 * draw(batch, frames) ** 2), None
     length = 2 + (3 * draw(batch, 1)).long()
     frame = torch.arange(frames, device=device).expand(batch, -1)
     place = (frame + (length * draw(batch, 1)).long()) % length
