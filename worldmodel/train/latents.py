@@ -126,8 +126,8 @@ def load_latents(
     scenes = []
     for shard in shards:
         scenes.append(torch.from_numpy(dataset.read(shard, "scene").astype(np.int64)) + len(captions))
-        for scene in dataset.scenes(shard):
-            said = [scene["captions"][i % len(scene["captions"])] for i in range(CAPTIONS_PER_SCENE)]
+        for facts in dataset.scenes(shard):
+            said = [facts["captions"][i % len(facts["captions"])] for i in range(CAPTIONS_PER_SCENE)]
             captions.append([texts.setdefault(text, len(texts)) for text in said])
     said_texts = list(texts)
     prompts = torch.cat([encode_prompts(said_texts[i : i + 512]).float().cpu() for i in range(0, len(texts), 512)])
