@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldmodel.errors import SpecError
-from worldmodel.schedule.table import ScheduleTable
+from worldmodel.schedule.table import ScheduleTable, frame_wise
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class CodecSpec:
     channels: int = 16  # latent channels
     down: int = 8  # pixels per latent cell, a power of two
     encoder_width: int = 192  # channels at latent size
-    encoder_blocks: int = 2  # residual blocks there
+    encoder_blocks: int = 3  # residual blocks there
     decoder_widths: tuple[int, ...] = (160, 96, 48)  # channels at latent size, twice that, four times that, …
-    decoder_blocks: tuple[int, ...] = (2, 1, 1)  # residual blocks at each of these sizes
+    decoder_blocks: tuple[int, ...] = (2, 2, 1)  # residual blocks at each of these sizes
 
     def __post_init__(self) -> None:
         if self.down & (self.down - 1) or self.down < 2 ** (len(self.decoder_widths) - 1):
@@ -69,7 +69,7 @@ class WorldSpec:
     window: int = 3  # latest clean frames that attention reads
     codec: CodecSpec = field(default_factory=CodecSpec)
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
-    schedule: ScheduleTable = field(default_factory=lambda: ScheduleTable(((1.0,), (0.5,))))
+    schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.5, 0.25, 0.12, 0.06))
 
     def __post_init__(self) -> None:
         if self.sink != 1:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make racer.world from nothing, on a machine with two CPU cores; needs pip install '.[train]' and about 3 GB.
+# Make racer.world from nothing, on a machine with two CPU cores; needs pip install '.[train]' and about 4 GB.
 # The figures of each run are in docs/worlds.md.
 #   docs/worlds/racer.sh [DIR]     DIR: data and run folder, default runs/
 set -eu
@@ -8,8 +8,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive  # two one-thread processes beat two threads
 train="torchrun --nproc-per-node 2 -m runtime.cli train"
 
-worldloop record racer --size 96 --frames 120000 --seed 1 --out "$dir/data-racer" --resume
-$train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 14 --batch 24 --frames 50000 --set generator.depth=4 --resume
-$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 68 --batch 4 --resume
-worldloop export "$dir/racer" --card "$here/racer.toml" --sigmas "1 0.8 0.6 0.4 0.2 0.1" --out "$dir/racer.world"
+worldloop record racer --size 96 --frames 160000 --seed 2 --out "$dir/data-racer" --resume
+$train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 34 --batch 24 --frames 60000 --set generator.depth=4 --resume
+$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 160 --batch 4 --resume
+worldloop export "$dir/racer" --card "$here/racer.toml" --out "$dir/racer.world"
 worldloop eval "$dir/racer.world" --ticks 2000 --rollouts 16 --report "$dir/racer-report"
