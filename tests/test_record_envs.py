@@ -45,6 +45,23 @@ def test_equal_seeds_are_equal_episodes(seed: int) -> None:
     assert np.array_equal(frames(), frames())
 
 
+def test_another_palette_is_the_same_drive_in_other_colours() -> None:
+    """Through a change of colours, whose moment each palette draws for itself."""
+
+    def drive(palette: int) -> tuple[np.ndarray, set[str]]:
+        car = CarRacing(size=32, palette=palette)
+        car.reset(3)
+        held, facts, roads = car.policy(np.random.default_rng(4)), [], set()
+        for _ in range(160):
+            car.step(held())
+            facts.append(car.read_facts())
+            roads.add(car.scene()["road_name"])
+        return np.stack(facts), roads
+
+    (facts, roads), (same_facts, other_roads) = drive(0), drive(1)
+    assert np.array_equal(facts, same_facts) and len(roads) > 1 and not roads & other_roads
+
+
 def test_training_and_test_drive_other_tracks() -> None:
     train, test = CarRacing(size=32, split="train"), CarRacing(size=32, split="test")
     train.reset(0), test.reset(0)

@@ -1,6 +1,7 @@
 """Training: what is resumed goes on, what is given is kept, and bad input is named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,15 +76,26 @@ def test_a_spent_budget_changes_nothing(run, recording):
 def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recording):
     latents, _ = prepare(read_plan(run), recording, run, Team.join())
     starts = latents.starts(19, switch_after=SETTLING)
-    _, renamed, scene = latents.clips(read_plan(run), starts, 20, torch.Generator().manual_seed(0))
-    assert len(starts) and (scene[:, 1 + SETTLING] != scene[:, -1]).all() and renamed.any() and not renamed.all()
+    drawn = latents.clips(read_plan(run), starts, 20, torch.Generator().manual_seed(0))
+    assert len(starts) and (drawn.scene[:, 1 + SETTLING] != drawn.scene[:, -1]).all()
+    assert drawn.renamed.any() and not drawn.renamed.all()
+
+
+def test_recoloured_drives_give_the_target_and_the_prompt_of_a_clip_but_not_its_history(run, recording):
+    spec = read_plan(run)
+    latents, _ = prepare(spec, recording, run, Team.join())
+    twin = replace(latents, latents=-latents.latents, prompts=latents.prompts + 1)
+    assert latents.same_drives(twin) and not latents.same_drives(replace(twin, actions=1 - twin.actions))
+    drawn = latents.clips(spec, latents.starts(19)[:4], 20, torch.Generator().manual_seed(0), recoloured=twin)
+    assert torch.equal(drawn.target, -drawn.clip.clean) and drawn.renamed.all()
+    assert (drawn.clip.prompt == drawn.clip.clean_prompt).all() and drawn.clip.prompt.min() > latents.prompts.min()
 
 
 def test_later_turns_on_a_clip_have_own_errors_as_history_but_a_recorded_sink_and_beginning(run, recording):
     spec = read_plan(run)
     latents, world = prepare(spec, recording, run, Team.join())
     draw = torch.Generator().manual_seed(0)
-    lesson = Lesson(*latents.clips(spec, latents.starts(19)[:8], 20, draw))
+    lesson = Lesson(latents.clips(spec, latents.starts(19)[:8], 20, draw))
     first = lesson.loss(world, *draw_tiles(8, 20, draw), clip_layer, draw)
     assert "x0" in first and lesson.own is not None and first["loss"].requires_grad
     assert torch.equal(lesson.own[:, : 1 + SETTLING], lesson.clip.clean[:, : 1 + SETTLING])
@@ -96,7 +108,7 @@ def test_a_roll_out_as_history_is_the_worlds_own_from_the_frame_after_the_first_
     latents, world = prepare(spec, recording, run, Team.join())
     load_weights(world.generator, run / "world.safetensors")
     draw = torch.Generator().manual_seed(0)
-    lesson = Lesson(*latents.clips(spec, latents.starts(19)[:4], 20, draw))
+    lesson = Lesson(latents.clips(spec, latents.starts(19)[:4], 20, draw))
     lesson.roll_out(world, draw)
     own, begin = lesson.own, spec.window + 1
     assert own is not None and torch.equal(own[:, : begin + 1], lesson.clip.clean[:, : begin + 1])

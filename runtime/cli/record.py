@@ -32,6 +32,9 @@ def command(
     size: Annotated[
         int | None, typer.Option(min=16, help="height and width of a frame; default: the adapter's")
     ] = None,
+    palette: Annotated[
+        int | None, typer.Option(min=0, help="racer: another number records the same drives in other colours")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
     resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
     show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
@@ -52,7 +55,7 @@ def command(
 
     from worldmodel.train.record import EPISODE_TICKS, Recording, prepare, record
 
-    adapter, options = _adapter(env, split, size)
+    adapter, options = _adapter(env, split, size, palette)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
     recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
     missing = prepare(recording, out, resume)
@@ -80,8 +83,8 @@ def _show(dataset: Path, picture: Path | None) -> None:
     print(picture)
 
 
-def _adapter(env: str, split: str, size: int | None) -> tuple[str, dict[str, object]]:
-    """The adapter for ENV and its constructor's arguments: of split and size, those that it takes."""
+def _adapter(env: str, split: str, size: int | None, palette: int | None) -> tuple[str, dict[str, object]]:
+    """The adapter for ENV and its constructor's arguments: of those asked for, the ones that it takes."""
     from worldmodel.train.envs import ADAPTERS, adapter_class
 
     name = _ADAPTER_OF.get(env, env)
@@ -91,6 +94,8 @@ def _adapter(env: str, split: str, size: int | None) -> tuple[str, dict[str, obj
     takes = inspect.signature(adapter_class(name)).parameters
     if size is not None and "size" not in takes:
         raise UsageError(f"record: {env} has one frame size; leave --size out")
-    asked = {"split": split, "size": size}
+    if palette is not None and "palette" not in takes:
+        raise UsageError(f"record: {env} has no other colours; leave --palette out")
+    asked = {"split": split, "size": size, "palette": palette}
     options |= {key: value for key, value in asked.items() if key in takes and value is not None}
     return name, options

@@ -42,13 +42,16 @@ def codec(
 def world(
     data: Data, out: Out, minutes: Minutes = 240, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
     init: Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier run's")] = None,
+    recoloured: Annotated[
+        Path | None, typer.Option(help="the same drives in other colours (record --palette), to learn prompt switches")
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the generator by diffusion forcing; needs the codec of the same OUT."""
     from worldmodel.train.plan import read_plan
     from worldmodel.train.world import train_world
 
-    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init)
+    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured)
     _report(out / "world.safetensors", figures, as_json)
 
 

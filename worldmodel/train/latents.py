@@ -29,6 +29,19 @@ SINK_OF_SCENE = 0.7  # share of clips whose sink is sure to be of the scene in w
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Clips to learn from. target: the latents to be predicted, [batch, frames, channels, rows, columns], those of
+    the clip or the same drive in other colours. renamed: [batch] bool, whose history is told the newest prompt (as
+    KV-recache does). scene: [batch, frames].
+    """
+
+    clip: Clip
+    target: Tensor
+    renamed: Tensor
+    scene: Tensor
+
+
+@dataclass(frozen=True)
 class LatentSet:
     """latents: [sides, frames, channels, rows, columns] float16; side 1, if there, is the mirrored picture
     actions: [sides, frames, action_dim] float32, what led to each frame
@@ -72,15 +85,21 @@ class LatentSet:
         return self.actions[side.unsqueeze(-1), index.clamp(min=0)] * inside.unsqueeze(-1)
 
     def clips(
-        self, spec: WorldSpec, start: Tensor, frames: int, generator: torch.Generator
-    ) -> tuple[Clip, Tensor, Tensor]:
+        self,
+        spec: WorldSpec,
+        start: Tensor,
+        frames: int,
+        generator: torch.Generator,
+        recoloured: LatentSet | None = None,
+    ) -> Drawn:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
         the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
 
-        Returns the clips, whether history was renamed to the newest prompt (as KV-recache does; [batch] bool), and the
-        scene of every frame, [batch, frames].
+        recoloured: the same drives in other colours. If given, the clips are histories at the moment of a prompt
+        switch: what is to be predicted, and the prompts, come from there.
         """
         device, batch = self.latents.device, len(start)
+        shown = recoloured or self
 
         def draw(*shape: int) -> Tensor:
             return torch.rand(shape, device=device, generator=generator)
@@ -92,14 +111,19 @@ class LatentSet:
         index = torch.cat([sink.unsqueeze(1), run], 1)
         sides = side.unsqueeze(1).expand_as(index)
         told = self.history(sides, index, spec.generator.action_history)
-        scene = self.scene[index]
+        scene = shown.scene[index]
         which = (draw(batch, 1) * CAPTIONS_PER_SCENE).long().expand_as(index)
-        prompt = self.prompts[self.captions[scene, which]]
-        renamed = draw(batch) < 0.5
+        prompt = shown.prompts[shown.captions[scene, which]]
+        renamed = torch.ones(batch, dtype=torch.bool, device=device) if recoloured else draw(batch) < 0.5
         clean_prompt = torch.where(renamed[:, None, None, None], prompt[:, -1:], prompt)
-        latents = self.latents[sides, index].float()
         sigma = torch.zeros(batch, frames, device=device)
-        return Clip(latents, sigma, told, clean_prompt, prompt), renamed, scene
+        clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt)
+        return Drawn(clip, shown.latents[sides, index].float(), renamed, scene)
+
+    def same_drives(self, other: LatentSet) -> bool:
+        """Whether `other` shows the beginning of these drives, action by action."""
+        count = other.actions.shape[1]
+        return count <= self.actions.shape[1] and torch.equal(other.actions, self.actions[:, :count])
 
 
 def load_latents(

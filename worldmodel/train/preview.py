@@ -30,7 +30,7 @@ def preview(world: World, latents: LatentSet, path: Path) -> dict[str, float]:
     begin = spec.window + 1
     starts = latents.starts(begin + ticks)
     chosen = starts[torch.linspace(0, len(starts) - 1, FIGURES, device=starts.device).long()]
-    clip, _, _ = latents.clips(spec, chosen, 1 + begin + ticks, generator)
+    clip = latents.clips(spec, chosen, 1 + begin + ticks, generator).clip
     with torch.autocast(clip.clean.device.type, torch.bfloat16):
         made = roll_out(world, clip, begin, ticks, generator)
         pictures = [

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.errors import DatasetError
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.codec import load_codec
-from worldmodel.train.latents import LatentSet, load_latents
+from worldmodel.train.latents import Drawn, LatentSet, load_latents
 from worldmodel.train.optimisers import optimisers
 from worldmodel.train.preview import preview
 from worldmodel.train.run import Budget, Run, load_weights
@@ -34,10 +35,11 @@ CLIP_FRAMES = 20  # the sink and 19 frames in a row
 TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
 RECYCLED = 0.8  # share of clips whose history has own errors in it, once there are any
 LAST_PART = 0.6  # the last share of the training time, where every second set of clips is a roll-out
-SWITCHED = 0.4  # share of clips in which the scene changes, where the recording has such
+SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
+RECOLOURED = 0.35  # share of steps on clips whose every frame is to be made in other colours than its history's
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
-HISTORY_DRIFT = 0.4  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
+HISTORY_DRIFT = 0.25  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
 PROMPT_NOISE = 0.1
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
@@ -55,17 +57,23 @@ def train_world(
     seed: int = 0,
     resume: bool = False,
     init: Path | None = None,
+    recoloured: Path | None = None,
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
     init: weights to begin from instead of random ones.
+    recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     """
     team = Team.join()
     torch.manual_seed(seed + 1000 * team.rank)
     latents, world = prepare(spec, data, out, team)
+    twins = prepare(spec, recoloured, out, team)[0] if recoloured else None
+    if twins and not latents.same_drives(twins):
+        raise DatasetError(f"{recoloured} does not show the drives of {data}: record both with the same --seed")
     if init is not None:
         load_weights(world.generator, init)
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
+    twin_starts = twins.starts(CLIP_FRAMES - 1) if twins else starts
     layer = compiled(clip_layer, minutes, team)
     run = Run(
         out,
@@ -84,10 +92,11 @@ def train_world(
         nonlocal lesson
         with torch.autocast(team.device.type, torch.bfloat16):
             if lesson is None or number % TURNS == 0:
-                switched = bool(torch.rand((), generator=draw, device=team.device) < SWITCHED)
-                among = switches if switched and len(switches) else starts
+                kind = float(torch.rand((), generator=draw, device=team.device))
+                twin = twins if kind < RECOLOURED else None
+                among = twin_starts if twin else switches if kind > 1 - SWITCHED and len(switches) else starts
                 start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
-                lesson = Lesson(*latents.clips(spec, start, CLIP_FRAMES, draw))
+                lesson = Lesson(latents.clips(spec, start, CLIP_FRAMES, draw, twin))
                 if number // TURNS % 2 and team.agree(run.done) > 1 - LAST_PART:
                     lesson.roll_out(world, draw)
             sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
@@ -99,20 +108,17 @@ def train_world(
 
 
 class Lesson:
-    """A batch of clips, and the frames that the world itself made for them so far.
+    """A batch of clips, and the frames that the world itself made for them so far."""
 
-    renamed: [batch] bool, whose history was renamed to the newest prompt. scene: [batch, frames].
-    """
-
-    def __init__(self, clip: Clip, renamed: Tensor, scene: Tensor) -> None:
-        self.clip = clip
+    def __init__(self, drawn: Drawn) -> None:
+        self.clip, self.target = drawn.clip, drawn.target
         # A renamed history belongs to frames of the newest scene only: that is all a player meets after a switch.
-        self.counts = (~(renamed[:, None] & (scene != scene[:, -1:]))).float()
+        self.counts = (~(drawn.renamed[:, None] & (drawn.scene != drawn.scene[:, -1:]))).float()
         self.counts[:, : SETTLING + 1] = 0
-        contrast = clip.clean.var((3, 4)).mean((1, 2))[:, None]
+        contrast = self.target.var((3, 4)).mean((1, 2))[:, None]
         self.worth = (0.25 + CONTRAST_FLOOR) / (contrast + CONTRAST_FLOOR)
-        self.free = torch.arange(clip.clean.shape[1], device=clip.clean.device) > SETTLING  # may be the world's own
-        self.past = torch.arange(clip.clean.shape[1], device=clip.clean.device)[:, None, None, None] > 0  # not the sink
+        frame = torch.arange(self.target.shape[1], device=self.target.device)[:, None, None, None]
+        self.free, self.past = frame > SETTLING, frame > 0  # what may be the world's own; all but the sink
         self.own: Tensor | None = None
         self.rolled = False
 
@@ -134,7 +140,7 @@ class Lesson:
         """Weighted x0 error of all frames that can be known (`loss` or `own`, by their history), and the plain error
         of those that start from pure noise. The predictions become part of the history of the next turn.
         """
-        target = self.clip.clean
+        target = self.target
         noise = torch.randn_like(target)
         level = sigma[:, :, None, None, None]
         noisy = (1 - level) * target + level * noise
@@ -147,7 +153,7 @@ class Lesson:
         figures = {"loss": (error * weight).sum() / self.counts.sum().clamp(min=1)}
         figures["x0_own" if self.own is not None else "x0"] = (error * pure).sum() / pure.sum().clamp(min=1e-6)
         if not self.rolled:
-            self.own = torch.where(self.free[:, None, None, None], made.detach(), target)
+            self.own = torch.where(self.free, made.detach(), self.clip.clean)
         return figures
 
     def _history(self, draw: torch.Generator) -> Clip:
@@ -164,9 +170,9 @@ class Lesson:
         if self.own is not None:
             # Amounts above 1 stand for errors that have grown for longer than the turns reach.
             clean = clean + some(RECYCLED, 1.0 if self.rolled else 1.5) * (self.own - clean)
-        drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + smooth_noise(clean[:, :1])
+        drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.5 * smooth_noise(clean[:, :1])
         clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
-        clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift / 2**0.5, clean)
+        clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift, clean)
         jitter = PROMPT_NOISE * torch.randn(batch, 1, *clip.prompt.shape[2:], device=device)
         return Clip(clean, clip.clean_sigma, clip.actions, clip.clean_prompt + jitter, clip.prompt + jitter)
 

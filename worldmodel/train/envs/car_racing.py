@@ -74,11 +74,15 @@ class CarRacing:
     mirror: ClassVar = [("left", "right")]
     facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre")
 
-    def __init__(self, size: int = 128, split: captions.Split = "train", recolour: bool = True) -> None:
+    def __init__(
+        self, size: int = 128, split: captions.Split = "train", recolour: bool = True, palette: int = 0
+    ) -> None:
+        """palette: another number shows the same drives in other colours, so that a change of colours can be taught."""
         cv2.setNumThreads(1)
         self.height = self.width = size
         self._split = split
         self._recolour = recolour
+        self._palette = palette
         self._env = _Physics(lap_complete_percent=2.0)
         self._canvas = np.empty((size * SUPERSAMPLE, size * SUPERSAMPLE, 3), np.uint8)
         self._scale = size * SUPERSAMPLE / VIEW_UNITS
@@ -94,7 +98,10 @@ class CarRacing:
         at, way = int(self._rng.integers(len(self.track))), int(self._rng.choice([-1, 1]))
         speed = 0.0 if self._rng.random() < 1 / 3 else float(self._rng.uniform(4, 32))
         self.place(at, way, speed, offset=float(self._rng.uniform(-3, 3)), turned=float(self._rng.normal(0, 0.08)))
-        self.paint(*captions.scene_colours(self._rng, self._split))
+        self._colours = (
+            np.random.default_rng([seed, self._split == "test", self._palette]) if self._palette else self._rng
+        )
+        self.paint(*captions.scene_colours(self._colours, self._split))
         return self.look()
 
     def place(self, at: int, way: int, speed: float, offset: float = 0.0, turned: float = 0.0) -> None:
@@ -121,7 +128,7 @@ class CarRacing:
         if self._recolour:
             self._recolour_in -= 1
             if self._recolour_in <= 0:
-                self.paint(*captions.scene_colours(self._rng, self._split))
+                self.paint(*captions.scene_colours(self._colours, self._split))
         x, y = self._env.car.hull.position
         return self.look(), max(abs(x), abs(y)) > car_racing.PLAYFIELD
 
@@ -145,7 +152,7 @@ class CarRacing:
     def paint(self, road_name: str, road: captions.Rgb, grass_name: str, grass: captions.Rgb) -> None:
         """Begin a new scene in these colours."""
         self._road, self._grass, self._patch = road, grass, captions.patch_colour(grass)
-        texts = [captions.caption(self._rng, road_name, grass_name, self._split) for _ in range(4)]
+        texts = [captions.caption(self._colours, road_name, grass_name, self._split) for _ in range(4)]
         self._scene = {
             "captions": texts,
             "road_name": road_name,
@@ -153,7 +160,7 @@ class CarRacing:
             "road": list(road),
             "grass": list(grass),
         }
-        self._recolour_in = int(self._rng.integers(50, 150))
+        self._recolour_in = int(self._colours.integers(50, 150))
 
     def scene(self) -> dict[str, Any]:
         """Captions, colour names and RGB of the scene that the frame shows."""
