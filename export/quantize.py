@@ -53,7 +53,8 @@ def store_weights(
         for tensor in large:
             graph.initializer.remove(tensor)
             name = weight_name(graph_name, tensor.name)
-            stored = store(name, tensor.name, numpy_helper.to_array(tensor), storage(name))
+            kind = storage(name) if tensor.name.startswith(PREFIX) else "fp32"  # made-up constants: tables of angles
+            stored = store(name, tensor.name, numpy_helper.to_array(tensor), kind)
             for key, array in stored.tensors.items():
                 if key in kept and not np.array_equal(kept[key], array):
                     raise SpecError(f"weight {key} differs between graphs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load
@@ -14,7 +15,7 @@ from export.onnx import export_graphs
 from export.pack import load_world, pack, read_card
 from export.quantize import LOCATION, quantize, read_weights
 from runtime.backends import load_backend
-from runtime.errors import WorldloopError
+from runtime.errors import BackendError, WorldloopError
 from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare
 from runtime.session import Session
@@ -28,6 +29,7 @@ SPEC = WorldSpec(
     codec=CodecSpec(channels=4, encoder_width=16, encoder_blocks=1, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
     generator=GeneratorSpec(dim=64, depth=1, heads=2),
 )  # fmt: skip
+EARLIER = Path(__file__).parent / "worlds" / "format1-kv-by-slot.world"
 CARD = """
 title = "Small"
 licence = "MIT"
@@ -158,6 +160,26 @@ def test_a_start_shows_one_scene_and_says_which(files):
     pressed = {name: world.start_state(name)["actions"] for name in prompts}
     assert not pressed["standing"].any()
     assert pressed["driving"][..., 1].all() and not pressed["driving"][..., 0].any()  # in the world's order of actions
+
+
+def test_a_tick_is_a_short_list_of_operations(files):
+    """With few tokens a tick costs as much as its operations are many; this one has two passes of one block."""
+    tick = onnx.load_model_from_string(World.open(files["fp32"]).read("tick.onnx"))
+    assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < 470
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_world_of_an_earlier_layout_still_plays(backend):
+    """Written before keys lay by head. Its graphs agree on their layout among themselves."""
+    session = Session(World.open(EARLIER), backend=backend, precision="fp32", threads=1)
+    frames = [session.tick({"gas"}) for _ in range(8)]
+    session.set_prompt("very bright")
+    assert session.tick().shape == (16, 16, 3) and not np.array_equal(frames[0], frames[-1])
+
+
+def test_torch_says_that_it_cannot_play_an_earlier_layout():
+    with pytest.raises(BackendError, match="onnxruntime"):
+        Session(World.open(EARLIER), backend="torch", threads=1)
 
 
 def test_weights_are_stored_once_for_all_graphs(files):

@@ -11,7 +11,6 @@ Rolling Forcing).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,18 @@ from worldmodel.codec.small import Codec
 from worldmodel.schedule.table import Pass, ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
-from worldmodel.transformer.generator import RECENT, Block, Generator, attend, turn_time
+from worldmodel.transformer.generator import RECENT, Generator, patchify, unpatchify
+from worldmodel.transformer.play import (
+    Conditions,
+    Embedding,
+    Layer,
+    Turns,
+    attend,
+    by_frame,
+    each,
+    later_frames,
+    side_by_side,
+)
 
 State = dict[str, Tensor]
 
@@ -45,11 +55,11 @@ def state_shapes(
     latents: clean latents of the sink, of the window, and of the pending frame
     sink_actions, actions: what led to them, with history; the last entry led to the pending frame
     flight: frames still being denoised, the oldest first, each at its own noise level (rolling schedules only)
-    kv.N: keys and values of block N, not turned in time
+    kv.N: keys and values of block N, not turned in time; heads before slots, so that a head's keys lie together
     """
     schedule = schedule or spec.schedule
     sizes, latent = spec.generator, spec.latent_shape
-    slots, heads = spec.sink + spec.window, (sizes.heads, sizes.head_dim)
+    slots = spec.sink + spec.window
     history, actions = sizes.action_history, len(spec.actions)
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "frame": ((1,), torch.int64),
@@ -61,7 +71,7 @@ def state_shapes(
     if schedule.frames > 1:
         shapes["flight"] = ((1, schedule.frames - 1, *latent), torch.float32)
     for layer in range(sizes.depth):
-        shapes[f"kv.{layer}"] = ((1, 2, slots, spec.tokens, *heads), torch.float32)
+        shapes[f"kv.{layer}"] = ((1, 2, sizes.heads, slots, spec.tokens, sizes.head_dim), torch.float32)
     return shapes
 
 
@@ -107,7 +117,7 @@ def recache(world: World, state: State, prompt: Tensor) -> State:
     renewed = dict(state)
     for layer, block in enumerate(generator.layers):
         x, k, v = clean_layer(block, x, shared, window, generator.space_cos, generator.space_sin)
-        renewed[f"kv.{layer}"] = torch.stack([k, v], 1).to(state[f"kv.{layer}"].dtype)
+        renewed[f"kv.{layer}"] = torch.stack([k, v], 1).permute(0, 1, 4, 2, 3, 5).to(state[f"kv.{layer}"].dtype)
     return renewed
 
 
@@ -154,101 +164,110 @@ def _walk(
     world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, passes: tuple[Pass, ...], flying: int,
     flight: Tensor | None = None,
 ) -> tuple[Tensor, State]:  # fmt: skip
-    """The passes of one tick. flying: frames in flight in the last pass, of which the oldest leaves."""
-    generator, history = world.generator, world.spec.generator.action_history
-    noises = iter(noise.unbind(1))
-    shown = state["latents"][:, -1 - RECENT :]  # the pending frame and those before it
+    """The passes of one tick, on frames as tokens. flying: frames in flight in the last pass; the oldest leaves."""
+    generator, sizes = world.generator, world.spec.generator
+    shown = each(patchify(state["latents"][:, -1 - RECENT :], sizes.patch))  # the last one is pending
+    flown = [] if flight is None else each(patchify(flight, sizes.patch))
+    noises = iter(each(patchify(noise, sizes.patch)))
     # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
-    known = past.shape[1]
-    told = torch.stack([past[:, end - history : end] for end in range(known - flying, known + 1)], 1)
+    ends = range(past.shape[1] - flying, past.shape[1] + 1)
+    told = torch.stack([past[:, end - sizes.action_history : end] for end in ends], 1)
+    conditions = Conditions(generator, [step.sigmas for step in passes], told, prompt)
+    embedding, turns = Embedding(generator), Turns(generator, sizes.head_dim)
+    layers = [Layer(block, turns) for block in generator.layers]
+    clock = _Clock(state["position"], state["frame"], turns)
+    memory = [_Remembered(state[f"kv.{number}"], clock) for number in range(sizes.depth)]
 
-    memory = [
-        _Remembered(state[f"kv.{layer}"], state["position"], state["frame"]) for layer in range(len(generator.blocks))
-    ]
     for number, step in enumerate(passes):
-        first = number == 0  # the pending frame rides along, and is committed
         if step.enters:
-            new = next(noises).unsqueeze(1)
-            flight = new if flight is None else torch.cat([flight, new], 1)
-        assert flight is not None, "a tick's first pass lets a frame in"
-        count = flight.shape[1]
-        line = torch.cat([shown, flight], 1)
-        fresh = count + 1 if first else count
-        frames, total = line[:, -fresh:], line.shape[1]
-        recent = torch.cat([line[:, total - fresh - back : total - back] for back in range(1, RECENT + 1)], 2)
-        sigmas = [0.0, *step.sigmas] if first else list(step.sigmas)
-        sigma = torch.tensor(sigmas, device=noise.device).expand(frames.shape[0], -1)
-        told_now = told[:, 0 if first else 1 : count + 1]
-        condition = generator.condition(sigma, told_now, prompt.unsqueeze(1).expand(-1, frames.shape[1], -1, -1))
-        shared = generator.shared_modulation(condition)
-        x = generator.tokens(frames, recent)
-        for block, remembered in zip(generator.layers, memory, strict=True):
-            x = remembered.layer(block, x, shared, generator.space_cos, generator.space_sin, commit=first)
-        clean = generator.latent(x[:, -count:], condition[:, -count:], recent[:, -count:]).float()
-        flight = torch.stack(
-            [_renoise(clean[:, f], level, noises) if level else clean[:, f] for f, level in enumerate(step.after)], 1
-        )
+            flown.append(next(noises))
+        line = [*shown, *flown]
+        times = range(0 if number == 0 else 1, len(flown) + 1)  # the pending frame rides in the first pass
+        x = side_by_side([embedding(line[: len(shown) + time], time) for time in times])
+        for layer, remembered, (shift, scale, *rest) in zip(layers, memory, conditions.blocks(number), strict=True):
+            q, k, v = (by_frame(part, len(times)) for part in layer.project(x, shift, scale))
+            seen = []
+            if number == 0:
+                if layer is layers[-1]:  # of the pending frame, nothing but its keys and values is wanted
+                    x, *rest = (later_frames(part, len(times)) for part in (x, *rest))
+                else:
+                    seen.append(remembered.attend(q[0], k[:1], v[:1], 0))
+                remembered.commit(k.pop(0), v.pop(0))
+                q = q[1:]
+            seen += [remembered.attend(q[f], k[: f + 1], v[: f + 1], f + 1) for f in range(len(flown))]
+            x = layer.finish(x, side_by_side(seen), rest)
+        clean = by_frame(conditions.head(number, x, side_by_side(line[len(shown) - 1 : -1])).float(), len(flown))
+        left = zip(clean, step.after, strict=True)
+        flown = [_renoise(frame, level, noises) if level else frame for frame, level in left]
 
-    assert flight is not None, "a tick has at least one pass"
-    latent = flight[:, 0]
-    window = torch.cat([state["latents"][:, 2:], flight[:, :1]], 1)
+    latents = unpatchify(torch.stack(flown, 1), sizes.patch, generator.grid)
     after: State = {
         "frame": state["frame"] + 1,
-        "position": torch.cat([state["position"][:, :1], state["position"][:, 2:], state["frame"].unsqueeze(1)], 1),
-        "latents": torch.cat([state["latents"][:, :1], window], 1),
+        "position": clock.committed,
+        "latents": torch.cat([state["latents"][:, :1], state["latents"][:, 2:], latents[:, :1]], 1),
         "sink_actions": state["sink_actions"],
         "actions": torch.cat([state["actions"][:, 1:], action.unsqueeze(1)], 1),
     }
     if flying > 1:
-        after["flight"] = flight[:, 1:]
-    for layer, remembered in enumerate(memory):
-        after[f"kv.{layer}"] = remembered.committed
-    return latent, after
+        after["flight"] = latents[:, 1:]
+    after |= {f"kv.{number}": remembered.kv for number, remembered in enumerate(memory)}
+    return latents[:, 0], after
 
 
 def _renoise(clean: Tensor, level: float, noises: Iterator[Tensor]) -> Tensor:
     return (1 - level) * clean + level * next(noises)
 
 
-@dataclass
+class _Clock:
+    """How far the remembered frames lie before a frame at `time`: 0 is the pending one, 1 the one to be made."""
+
+    def __init__(self, position: Tensor, frame: Tensor, turns: Turns) -> None:
+        self.turns, self._position, self._frame = turns, position, frame
+        self.window = position.shape[1] - 1
+        self.committed = torch.cat([position[:, :1], position[:, 2:], frame.unsqueeze(1)], 1)
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def slots(self, time: int) -> list[slice]:
+        """Of the cache, committed from time 1 on: the sink, and as many frames as the window leaves room for."""
+        return [slice(0, 1), slice(min(time, self.window + 1), None)] if time > 1 else [slice(None)]
+
+    def tables(self, time: int) -> tuple[Tensor, Tensor]:
+        """Of `Turns`, for keys in these slots: [batch, 1, slots, 1, head_dim]. The sink stands before the window."""
+        if time not in self._tables:
+            position = self.committed if time else self._position
+            near = (self._frame + time).unsqueeze(1) - position[:, max(time, 1) :]
+            distance = torch.cat([torch.full_like(position[:, :1], self.window + 1), near], 1)
+            cos, sin = self.turns.in_time(distance)
+            self._tables[time] = cos[:, None, :, None], sin[:, None, :, None]
+        return self._tables[time]
+
+
 class _Remembered:
-    """One block's cache during a tick. Cached keys are turned once, relative to the pending frame, for all passes."""
+    """One block's cache during a tick. Cached keys are turned once for each time, for all passes."""
 
-    kv: Tensor  # [batch, 2, slots, tokens, heads, head_dim]
-    position: Tensor  # [batch, slots]
-    frame: Tensor  # [batch], the pending frame
+    def __init__(self, kv: Tensor, clock: _Clock) -> None:
+        self.kv, self._clock = kv, clock  # [batch, 2, heads, slots, tokens, head_dim]
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __post_init__(self) -> None:
-        self.committed = self.kv
-        self.keys = turn_time(self.kv[:, 0, 1:], self.frame.unsqueeze(1) - self.position[:, 1:])
-        self.values = self.kv[:, 1, 1:]
+    def commit(self, k: Tensor, v: Tensor) -> None:
+        """The pending frame takes the place of the oldest but the sink. k, v: [batch, heads, tokens, head_dim]."""
+        new = torch.cat([k, v], 1).unflatten(1, (2, -1)).unsqueeze(3).to(self.kv.dtype)
+        self.kv = torch.cat([self.kv[:, :, :, :1], self.kv[:, :, :, 2:], new], 3)
 
-    def layer(self, block: Block, x: Tensor, shared: Tensor, cos: Tensor, sin: Tensor, commit: bool) -> Tensor:
-        """One block over the fresh frames x: [batch, (pending if commit) + flying, tokens, dim]."""
-        q, k, v = block.project(x, shared, cos, sin)
-        if commit:
-            self.committed = torch.stack(
-                [
-                    torch.cat([kept[:, :1], kept[:, 2:], new[:, :1].to(kept.dtype)], 1)
-                    for kept, new in ((self.kv[:, 0], k), (self.kv[:, 1], v))
-                ],
-                1,
-            )
-        begin = 0 if commit else 1
-        ahead = torch.arange(begin, begin + x.shape[1], device=x.device)  # frames after the pending one
-        keys = torch.cat([self.keys, turn_time(k, -ahead).to(self.keys.dtype)], 1)
-        values = torch.cat([self.values, v.to(self.values.dtype)], 1)
-        queries = turn_time(q, -ahead)
-        window = self.kv.shape[2] - 1
-        attended = []
-        for f in range(x.shape[1]):
-            offset = f if commit else f + 1
-            sink = turn_time(self.kv[:, 0, :1], ahead.new_full((1,), window + 1) - offset)
-            near = slice(f, f + window + 1)
-            mine_k = torch.cat([sink, keys[:, near]], 1).flatten(1, 2)
-            mine_v = torch.cat([self.kv[:, 1, :1], values[:, near]], 1).flatten(1, 2)
-            attended.append(attend(queries[:, f], mine_k, mine_v))
-        if commit:
-            self.keys, self.values = keys[:, 1 : window + 1], values[:, 1 : window + 1]
-        return block.finish(x, torch.stack(attended, 1), shared)
+    def attend(self, q: Tensor, k: list[Tensor], v: list[Tensor], time: int) -> Tensor:
+        """What the frame at `time` finds in the cache and in the frames of its pass up to itself, which is the last."""
+        keys, values = self._cached(time)
+        turns, window = self._clock.turns, self._clock.window
+        near = range(max(0, len(k) - 1 - window), len(k) - 1)
+        turned = [turns(k[f], *turns.in_time(torch.tensor(len(k) - 1 - f, device=q.device))) for f in near]
+        return attend(q, torch.cat([keys, *turned, k[-1]], 2), torch.cat([values, *(v[f] for f in near), v[-1]], 2))
+
+    def _cached(self, time: int) -> tuple[Tensor, Tensor]:
+        """Keys turned for the frame at `time`, and values: [batch, heads, slots · tokens, head_dim]."""
+        if time not in self._seen:
+            kept = [self.kv[:, :, :, part] for part in self._clock.slots(time)]
+            keys, values = each(kept[0] if len(kept) == 1 else torch.cat(kept, 3))
+            keys = self._clock.turns(keys, *self._clock.tables(time))
+            self._seen[time] = keys.flatten(2, 3), values.flatten(2, 3)
+        return self._seen[time]

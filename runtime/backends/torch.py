@@ -32,6 +32,12 @@ def load(world: World, threads: int, precision: str, players: int) -> Backend:
         model = native.World(WorldSpec.from_json(json.dumps(world.manifest.spec)))
     except SpecError as error:
         raise WorldFileError(f"{world.path}: {error}: export the world again") from error
+    shapes = {name: spec.shape for name, spec in world.manifest.state.items()}
+    if shapes != {name: shape for name, (shape, _) in native.state_shapes(model.spec).items()}:
+        raise BackendError(
+            f"world {world.manifest.name!r} was exported by a version that laid its state out differently: play it by "
+            "its graphs (onnxruntime, openvino), or export it again"
+        )
     weights = {name: torch.from_numpy(array) for name, array in read_weights(world.read(LOCATION)).items()}
     tables = {name for name, _ in model.named_buffers()} - set(model.state_dict())  # computed anew, not loaded
     absent, unknown = model.load_state_dict({k: v for k, v in weights.items() if k not in tables}, strict=False)

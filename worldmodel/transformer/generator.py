@@ -17,6 +17,7 @@ from worldmodel.spec import WorldSpec
 from worldmodel.transformer.rope import space_angles, time_angles, time_dim, turn
 
 NOISE_FREQUENCIES = 64
+NORM_EPSILON = 1e-6
 RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
 
 
@@ -29,8 +30,8 @@ class Block(nn.Module):
         head_dim = dim // heads
         self.modulation = nn.Parameter(torch.zeros(6, dim))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.norm_q = nn.RMSNorm(head_dim, eps=1e-6)
-        self.norm_k = nn.RMSNorm(head_dim, eps=1e-6)
+        self.norm_q = nn.RMSNorm(head_dim, eps=NORM_EPSILON)
+        self.norm_k = nn.RMSNorm(head_dim, eps=NORM_EPSILON)
         self.out = nn.Linear(dim, dim)
         self.up = nn.Linear(dim, mlp_ratio * dim)
         self.down = nn.Linear(mlp_ratio * dim, dim)
@@ -100,12 +101,16 @@ class Generator(nn.Module):
         sigma: [batch, frames]. actions: [batch, frames, history, action_dim], the frame's own last.
         prompt: [batch, frames, prompt_tokens, prompt_dim].
         """
+        return F.silu(self.level(sigma) + self.actions(actions.flatten(2)) + self.prompt(prompt.flatten(2)))
+
+    def level(self, sigma: Tensor) -> Tensor:
+        """What the noise level adds to the condition, [..., dim]. sigma: [...]."""
         frequency = torch.exp(
             -math.log(10_000) * torch.arange(NOISE_FREQUENCIES, device=sigma.device) / NOISE_FREQUENCIES
         )
         angle = 1000.0 * sigma.unsqueeze(-1) * frequency
-        level = self.noise_level(torch.cat([angle.cos(), angle.sin()], dim=-1))
-        return F.silu(level + self.actions(actions.flatten(2)) + self.prompt(prompt.flatten(2)))
+        level: Tensor = self.noise_level(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        return level
 
     def tokens(self, latent: Tensor, previous: Tensor) -> Tensor:
         """[batch, frames, tokens, dim] from each frame's latent and the latest latent of the frame before it."""
