@@ -1,6 +1,6 @@
-"""A game of its own, with a world on the television in it: a cat hunts moths, and where she runs, the car steers.
+"""A game of its own, with a world on the television in it: a cat hunts moths, and where she runs, the car drives.
 
-    python -m demos.background [WORLD]                                  arrows run and jump, Esc leaves
+    python -m demos.background [WORLD]                                  arrows run and jump; Return: another channel
     python -m demos.background --headless --ticks 600 --video cat.mp4   without a window; the cat hunts by herself
 
 The game keeps its 60 Hz however slow the world is: `Session.tick_async` asks for a tick and returns at once, with the
@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from runtime.window import fit, has_display
 from runtime.world import DEFAULT_WORLD, World
 
 GAME_HZ = 60
+KEYS = {"left": pygame.K_LEFT, "right": pygame.K_RIGHT, "up": pygame.K_UP}
 WIDTH, HEIGHT, TIMES, FLOOR = 320, 200, 3, 186  # pixels of the game, each TIMES × TIMES on the display
 STRIPE, WOOD, DARK, RUG, SKY = (104, 91, 128), (128, 84, 58), (44, 36, 48), (150, 74, 84), (70, 110, 150)
 FUR, PALE, LEAF, POT = (236, 148, 74), (255, 224, 180), (80, 140, 90), (190, 100, 70)
@@ -38,7 +40,7 @@ FURNITURE = (
 
 
 def play(session: Session, game: Game, keys: Iterator[Collection[str]]) -> Iterator[pygame.Surface]:
-    """The game's pictures, one for each set of keys. Nothing here waits for the world."""
+    """The game's pictures, one for each set of keys. The world is asked, never waited for."""
     manifest = session.world.manifest
     picture = np.zeros((manifest.height, manifest.width, 3), np.uint8)
     room, due = Room((manifest.width, manifest.height)), 0.0
@@ -46,7 +48,7 @@ def play(session: Session, game: Game, keys: Iterator[Collection[str]]) -> Itera
         game.advance(pressed)
         due += manifest.tick_hz / GAME_HZ
         while due >= 1:  # the world's ticks come at its own rate, which is not the game's
-            finished = session.tick_async({"gas", *pressed} & {*manifest.action_names})
+            finished = session.tick_async({"gas", *pressed} & {*manifest.action_names} if pressed else ())
             picture = finished.frame if finished else picture
             due -= 1
         yield room.draw(game, picture)
@@ -127,11 +129,19 @@ class Room:
         return large
 
 
-def pressed_keys() -> Iterator[set[str]]:
-    """What the player presses, frame by frame, until he leaves."""
-    while not any(e.type == pygame.QUIT or getattr(e, "key", None) == pygame.K_ESCAPE for e in pygame.event.get()):
-        pressed = pygame.key.get_pressed()
-        yield {name for name in ("left", "right", "up") if pressed[pygame.key.key_code(name)]}
+def player(session: Session) -> Iterator[set[str]]:
+    """What is pressed or was tapped, frame by frame, until the player leaves."""
+    prompts = cycle(session.world.manifest.prompts or [session.prompt])
+    while True:
+        events = pygame.event.get()
+        tapped = {event.key for event in events if event.type == pygame.KEYDOWN}
+        if pygame.K_ESCAPE in tapped or any(event.type == pygame.QUIT for event in events):
+            return
+        if pygame.K_RETURN in tapped:  # another channel: the one moment that waits, for the tick in work to end
+            session.stop_async()
+            session.restart(prompt=next(prompts))
+        held = pygame.key.get_pressed()
+        yield {name for name, key in KEYS.items() if held[key] or key in tapped}
 
 
 def main() -> None:
@@ -146,7 +156,7 @@ def main() -> None:
     session, game, clock = Session(World.open(arguments.world)), Game(), Clock(GAME_HZ)
     display = None if arguments.headless else pygame.display.set_mode((WIDTH * TIMES, HEIGHT * TIMES))
     pygame.display.set_caption("worldloop · cat and moths")
-    keys = pressed_keys() if display else (game.hunt() for _ in range(arguments.ticks))
+    keys = player(session) if display else (game.hunt() for _ in range(arguments.ticks))
     with VideoFile(arguments.video, GAME_HZ) if arguments.video else nullcontext() as video:
         for picture in play(session, game, keys):
             clock.wait()

@@ -47,6 +47,7 @@ class Pair:
             raise MissingExtraError(
                 f"the environment needs {error.name}, which is not installed: pip install 'worldloop[train]'"
             ) from error
+        pygame.font.init()
         self.session, self.seed = Session(world), seed
         self.begin()
 
@@ -122,7 +123,6 @@ def main() -> None:
         pair = Pair(World.open(arguments.world), arguments.seed)
     except WorldloopError as error:
         parser.error(str(error))
-    pygame.font.init()
     hertz = pair.session.world.manifest.tick_hz
     display = None if arguments.headless else pygame.display.set_mode(SIZE)
     pygame.display.set_caption("worldloop · side by side")

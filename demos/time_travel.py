@@ -38,6 +38,7 @@ class TimeTravel:
     """A session and its branches, under the mouse. origins: the branch and tick where each branch begins."""
 
     def __init__(self, world: World) -> None:
+        pygame.font.init()
         self.session, self.controls = Session(world, rewind_mb=256), Controls(world.manifest.actions)
         self.origins: dict[str, tuple[str, int]] = {}
         self.is_open, self.frozen, self.dragging = True, False, False
@@ -67,14 +68,19 @@ class TimeTravel:
 
     def play(self, actions: Collection[str]) -> None:
         """Go on from here. The future that we came back from, if there is one, stays a branch of its own."""
-        here, name, parent = self.session.tick_number, f"branch {len(self.origins) + 2}", self.timeline.current
+        here, name = self.session.tick_number, f"branch {len(self.origins) + 2}"
         if here < self.timeline.last:
-            while parent in self.origins and here <= self.origins[parent][1]:
-                parent = self.origins[parent][0]  # before its beginning a branch is the one that it left
-            self.origins[name] = parent, here
+            self.origins[name] = self.owner(here), here
             self.session.fork(name)
         self.session.tick(actions)
         self.frozen = False
+
+    def owner(self, tick: int) -> str:
+        """The branch on whose bar a tick of the current one lies: before its beginning, that which it left."""
+        name = self.timeline.current
+        while name in self.origins and tick <= self.origins[name][1]:
+            name = self.origins[name][0]
+        return name
 
     def go_to(self, name: str, x: int) -> None:
         """Stand still at the moment of this branch that lies at x in the window."""
@@ -103,7 +109,7 @@ class TimeTravel:
         view, current, here = pygame.Surface(SIZE), self.timeline.current, self.session.tick_number
         view.fill(BACK)
         self.show(view, here, (0, 0, WIDTH, VIEW))
-        for x in range(MARGIN, WIDTH - MARGIN, FILM):  # this branch as a film strip, in step with the slider
+        for x in range(MARGIN, WIDTH - FILM, FILM):  # this branch as a film strip, in step with the slider
             if self.timeline.first <= (tick := self.tick_at(x + FILM // 2)) <= self.timeline.last:
                 self.show(view, tick, (x, VIEW + 8, FILM - 4, FILM - 4))
         for number, (name, branch) in enumerate(self.timeline.branches.items()):
@@ -112,7 +118,7 @@ class TimeTravel:
             left, right = self.place(name, begin), self.place(name, branch.steps[-1].tick + 1)
             pygame.draw.line(view, colour, self.place(parent, begin), left, 2)
             pygame.draw.line(view, colour, left, right, BAR)
-        pygame.draw.circle(view, PALE, self.place(current, here), KNOB)
+        pygame.draw.circle(view, PALE, self.place(self.owner(here), here), KNOB)
         told = f"{current}, {here / self.session.world.manifest.tick_hz:.1f} s"
         told += ": time stands still, a key of the world goes on from here" if self.frozen else ""
         view.blit(pygame.font.Font(None, 20).render(told, True, PALE), (MARGIN, view.get_height() - 24))
@@ -156,7 +162,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.headless and not has_display():
         parser.error("no window can be opened: set DISPLAY, or use --headless --video FILE")
-    pygame.font.init()
     world = World.open(arguments.world)
     game, clock = TimeTravel(world), Clock(world.manifest.tick_hz)
     display = None if arguments.headless else pygame.display.set_mode(SIZE)

@@ -13,7 +13,7 @@ import pygame
 import pytest
 from tiny_world import write_tiny
 
-from demos.background import TIMES, Game, play
+from demos.background import TIMES, Game, play, player
 from demos.gym_loop import RoadFollower
 from demos.side_by_side import Pair
 from demos.time_travel import TimeTravel
@@ -109,7 +109,24 @@ def test_the_game_goes_on_while_the_world_is_stuck_and_shows_it_when_it_comes():
         session.backend.gate.set()
     assert any(television(view) != (0, 0, 0) for view in islice(pictures, 3000))
     session.stop_async()
-    assert session.last_action == {"gas", "left"}  # where the cat runs, the car steers
+    assert session.last_action == {"gas", "left"}  # where the cat runs, the car drives
+
+
+def test_return_changes_the_channel(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    session = Session(World.open("mock"))
+    pygame.display.init()
+    try:
+        keys = player(session)
+        session.tick_async()
+        for prompt in session.world.manifest.prompts:
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_RETURN))
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_UP))  # a tap shorter than a frame
+            assert next(keys) == {"up"}
+            assert session.prompt == prompt and session.tick_number == 0
+    finally:
+        session.stop_async()
+        pygame.quit()
 
 
 def test_a_cat_that_hunts_catches_moths():
