@@ -19,6 +19,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ def load_world(run: Path, weights: Path | None = None, sigmas: tuple[float, ...]
     return world.eval()
 
 
-def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str) -> str:
-    """Write the world file; gives its hash."""
+def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str, level: int = 9) -> str:
+    """Write the world file; gives its hash. level: of compression."""
     if storage not in STORAGES:
         raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
     slim, weights = store_weights({**graphs.by_name, **reprime_graphs(world)}, STORAGES[storage], arrays(world))
@@ -114,7 +115,7 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str) -> s
         files[file], prompt = make_start(world, adapter, chosen)
         starts.append({"name": chosen.name, "prompt": prompt, "file": file})
     about = manifest(world.spec, card, adapter.env_id, graphs.flops_per_tick) | {"starts": starts, "storage": storage}
-    return write_world(out, about, files)
+    return write_world(out, about, files, level)
 
 
 def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int) -> dict[str, Any]:
@@ -156,7 +157,9 @@ def arrays(world: World) -> dict[str, np.ndarray]:
     return {name: tensor.float().numpy() for name, tensor in world.state_dict().items()}
 
 
+@cache
 def prompt_graph() -> bytes:
+    """The same for every world."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "prompt.onnx")
         with quiet():

@@ -43,13 +43,13 @@ def command(
     told = read_card(card)
     world = load_world(run, weights, levels(sigmas))
     target = out or run / f"{world.spec.name}.world"
-    print("worldloop: tracing the graphs, this takes a minute or two", file=sys.stderr)
+    print("worldloop: tracing the graphs, this takes half a minute", file=sys.stderr)
     graphs = export_graphs(world)
     world_hash = pack(world, told, graphs, target, storage)
     print(f"worldloop: {target} is written; comparing {ticks} ticks with torch", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder, "exact.world")
-        pack(world, told, graphs, exact, "fp32")
+        pack(world, told, graphs, exact, "fp32", level=1)
         futures = [
             judge(target, exact, backend, ticks)
             for backend in usable_backends(World.open(target))

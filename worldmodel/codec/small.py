@@ -86,4 +86,5 @@ class Codec(nn.Module):
 
 def to_picture(decoded: Tensor) -> Tensor:
     """[batch, 3, height, width] about 0…1 to uint8 [batch, height, width, 3]."""
-    return (decoded.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    # Bytes come last: TensorRT has them as outputs only.
+    return (decoded.float().clamp(0, 1) * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
