@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def peak_mb() -> float | None:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(used / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def process_age_s() -> float | None:
+    """Seconds since this process was started, to a hundredth; None where the system does not say."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        return None
+    started = int(stat.read_text().rpartition(")")[2].split()[19])  # clock ticks after the machine's start
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def versions() -> dict[str, str]:

@@ -171,13 +171,16 @@ def test_list_describes_worlds_and_backends(capsys):
 
 
 def test_bench_reports_what_cli_md_promises(tiny_file):
-    done = worldloop("bench", tiny_file, "--ticks", "20", "--backends", "all", "--threads", "1", "--json")
+    words = ("--ticks", "20", "--backends", "all", "--busy", "1", "--threads", "1", "--json")
+    done = worldloop("bench", tiny_file, *words)
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["threads"] == 1 and report["machine"]["cores"] >= 1
     assert [result["backend"] for result in report["results"]] == ["openvino", "onnxruntime"]
     for result in report["results"]:
         assert result["tick_ms"].keys() == {"p50", "p95", "p99"} and result["players"] == 1
         assert result["ticks_per_s"] > 0 and result["first_frame_s"] > 0 and result["peak_mb"] > 10
+        assert result["cold_start_s"] is None or result["cold_start_s"] > result["first_frame_s"]
+        assert result["busy"]["programs"] == 1 and result["busy"]["tick_ms"].keys() == {"p50", "p95", "p99"}
         assert result["flops_per_tick"] == 1000 and 0 <= result["peak_share"] < 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,14 @@ def test_fifty_ticks_are_those_of_torch_with_the_same_weights(files, storage, ba
     reference = Session(world, backend="torch", threads=1)
     found = compare(reference, Session(world, backend=backend, precision="fp32", threads=1), ticks=50)
     assert set(found.errors) == set(world.manifest.state) and max(found.errors.values()) < TOLERANCE
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles with g++")
+def test_compiled_torch_in_bf16_plays_the_same_game(files):
+    world = World.open(files["int8"])
+    compiled = Session(world, backend="torch", precision="bf16", threads=1)
+    assert compiled.backend.precision == "bf16"
+    assert min(compare(Session(world, backend="torch", threads=1), compiled, ticks=5).psnr) > 35
 
 
 def test_a_prompt_switch_is_that_of_torch(files):

@@ -1,9 +1,17 @@
-"""The torch reference, float32: what a native world's graphs were traced from, with the weights of its file."""
+"""Torch: the reference, float32, that a native world's graphs were traced from, with the weights of its file.
+
+In bf16 it is compiled (torch.compile, weights folded in), which takes a minute and a C++ compiler: a yardstick for the
+other backends, not a way to play.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +27,16 @@ from worldmodel.errors import SpecError
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import WorldSpec
 
+Tick = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
 
 def load(world: World, threads: int, precision: str, players: int) -> Backend:
     if "family" in (world.manifest.spec or {}):
         from runtime.backends.imported import load_family
 
         return load_family(world, threads, precision, players)
-    check_precision("torch", precision, ("fp32",))
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    check_precision("torch", precision, ("fp32", "bf16") if compiler else ("fp32",))
     if world.manifest.spec is None:
         raise BackendError(f"world {world.manifest.name!r} does not say how to build it in torch: use another backend")
     try:
@@ -44,24 +55,42 @@ def load(world: World, threads: int, precision: str, players: int) -> Backend:
     if absent or unknown:
         raise WorldFileError(f"{world.path}: weights missing: {absent[:3]}, unexpected: {unknown[:3]}: export it again")
     torch.set_num_threads(threads)
-    return TorchBackend(model.eval(), PromptEncoder.load(), threads, players)
+    model.eval().requires_grad_(False)
+    make = compiled(model) if precision == "bf16" else partial(native.tick, model)
+    return TorchBackend(model, make, PromptEncoder.load(), threads, players, precision.replace("auto", "fp32"))
+
+
+def compiled(model: native.World) -> Tick:
+    """The tick in bf16 as one compiled program."""
+    from torch._inductor import config
+
+    config.freezing = True
+
+    def tick(
+        state: native.State, action: torch.Tensor, prompt: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, native.State]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return native.tick(model, state, action, prompt, noise)
+
+    return torch.compile(tick, dynamic=False)
 
 
 @dataclass(frozen=True)
 class TorchBackend:
     model: native.World
+    make: Tick
     encoder: PromptEncoder
     threads: int
     players: int
+    precision: str
     name: str = "torch"
-    precision: str = "fp32"
 
     @torch.no_grad()
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
     ) -> tuple[np.ndarray, State]:
         told, said, drawn = (torch.from_numpy(array) for array in (action, prompt, noise))
-        frame, after = native.tick(self.model, tensors(state), told, said, drawn)
+        frame, after = self.make(tensors(state), told, said, drawn)
         return frame.contiguous().numpy(), arrays(after)
 
     @torch.no_grad()

@@ -6,6 +6,8 @@ import json as json_library
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,11 +19,13 @@ from runtime.backends import Backend, default_threads, load_backend, usable_back
 from runtime.backends.graphs import EngineMaker, aligned_zeros
 from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
 from runtime.errors import BackendError
-from runtime.machine import cores, cpu_name, peak_mb
+from runtime.machine import cores, cpu_name, peak_mb, process_age_s
 from runtime.noise import tick_noise
 from runtime.world import DEFAULT_WORLD, State, World
 
 WARM_UP = 20  # ticks
+COMPARED = {"torch": ("fp32", "bf16")}  # precisions of a backend that `--backends` shows; of others, the best one
+BUSY = "while True: pass"
 
 app = typer.Typer(add_completion=False)
 
@@ -34,6 +38,9 @@ def command(
         str | None, typer.Option(help="all, or names with commas; each in a process of its own")
     ] = None,
     players: Annotated[int, typer.Option(help="players in one batch", min=1, max=1024)] = 1,
+    busy: Annotated[
+        int, typer.Option(help="measure once more beside this many programs that keep a core busy", min=0, max=1024)
+    ] = 0,
     seed: Seed = 0,
     threads: Threads = None,
     backend: BackendName = "auto",
@@ -43,10 +50,14 @@ def command(
     """Measure ticks (decoding included), the first frame, memory, and the share of the matrix-product peak."""
     opened = World.open(world)
     if backends is None:
-        results = [measure(opened, backend, ticks, players, seed, threads, precision)]
+        results = [measure(opened, backend, ticks, players, busy, seed, threads, precision)]
     else:
         names = usable_backends(opened) if backends == "all" else backends.split(",")
-        results = [in_own_process(world, name, ticks, players, seed, threads, precision) for name in names]
+        results = [
+            in_own_process(world, name, ticks, players, busy, seed, threads, one)
+            for name in names
+            for one in (COMPARED.get(name, ("auto",)) if precision == "auto" else (precision,))
+        ]
     report = {
         "world": opened.manifest.name,
         "world_hash": opened.hash,
@@ -60,45 +71,74 @@ def command(
 
 
 def measure(
-    world: World, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str
+    world: World, name: str, ticks: int, players: int, busy: int, seed: int, threads: int | None, precision: str
 ) -> dict[str, Any]:
     """One backend, in this process. The first frame counts from here: reading the file, compiling, one tick."""
     begun = time.perf_counter()
     backend = load_backend(world, name, threads=threads, precision=precision, players=players)
-    state, prompt = beginning(world, backend)
-    tick_s: list[float] = []
-    spare: State = {}
-    rng = np.random.default_rng(seed)
-    first_frame_s = None
-    manifest = world.manifest
-    for tick in track(range(WARM_UP + ticks), description=backend.name, console=Console(stderr=True), transient=True):
-        action = (rng.random((players, len(manifest.actions))) < 0.3).astype(np.float32)
-        at = time.perf_counter()
-        noise = tick_noise(seed, tick, (players, *manifest.noise))
-        _, after = backend.tick(state, action, prompt, noise, spare)
-        spare = {key: array for key, array in state.items() if after[key] is not array}
-        state = after
-        tick_s.append(time.perf_counter() - at)
-        first_frame_s = first_frame_s or time.perf_counter() - begun
+    game = Game(world, backend, seed)
+    game.play(1, "first frame")
+    first_frame_s, cold_start_s = time.perf_counter() - begun, process_age_s()
+    game.play(WARM_UP - 1, "warm-up")
+    tick_s = game.play(ticks, backend.name)
+    with busy_programs(busy):
+        beside_s = game.play(ticks, f"{backend.name}, beside {busy} others") if busy else []
     used = peak_mb()  # before the yardstick takes memory of its own
-    measured = tick_s[WARM_UP:]
-    median = float(np.median(measured))
+    manifest, median = world.manifest, float(np.median(tick_s))
     flops = manifest.flops_per_tick
     peak = peak_of(backend) if flops else None
-    return {
+    report = {
         "backend": backend.name,
         "precision": backend.precision,
         "threads": backend.threads,
         "players": players,
-        "tick_ms": milliseconds(measured),
-        "late_share": round(float(np.mean(np.array(measured) > 1 / manifest.tick_hz)), 4),
+        "tick_ms": milliseconds(tick_s),
+        "late_share": round(float(np.mean(np.array(tick_s) > 1 / manifest.tick_hz)), 4),
         "ticks_per_s": round(players / median, 1),
-        "first_frame_s": round(first_frame_s or 0.0, 3),
+        "first_frame_s": round(first_frame_s, 3),
+        "cold_start_s": None if cold_start_s is None else round(cold_start_s, 2),
         "peak_mb": used,
         "flops_per_tick": flops,
         "peak_flops": peak,
         "peak_share": round(players * flops / median / peak, 4) if flops and peak else None,
     }
+    return report | ({"busy": {"programs": busy, "tick_ms": milliseconds(beside_s)}} if busy else {})
+
+
+class Game:
+    """Players who press keys at random."""
+
+    def __init__(self, world: World, backend: Backend, seed: int) -> None:
+        self.world, self.backend, self.seed = world, backend, seed
+        self.tick, self.rng = 0, np.random.default_rng(seed)
+        self.state, self.prompt = beginning(world, backend)
+        self.spare: State = {}
+
+    def play(self, ticks: int, what: str) -> list[float]:
+        """Seconds of each tick, its noise included."""
+        manifest, players, seconds = self.world.manifest, self.backend.players, []
+        for _ in track(range(ticks), description=what, console=Console(stderr=True), transient=True):
+            action = (self.rng.random((players, len(manifest.actions))) < 0.3).astype(np.float32)
+            at = time.perf_counter()
+            noise = tick_noise(self.seed, self.tick, (players, *manifest.noise))
+            _, after = self.backend.tick(self.state, action, self.prompt, noise, self.spare)
+            self.spare = {key: array for key, array in self.state.items() if after[key] is not array}
+            self.state = after
+            self.tick += 1
+            seconds.append(time.perf_counter() - at)
+        return seconds
+
+
+@contextmanager
+def busy_programs(count: int) -> Iterator[None]:
+    """Other programs, each of which wants a core."""
+    programs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def beginning(world: World, backend: Backend) -> tuple[State, np.ndarray]:
@@ -120,10 +160,11 @@ def peak_of(backend: Backend) -> float | None:
 
 
 def in_own_process(
-    world: str, name: str, ticks: int, players: int, seed: int, threads: int | None, precision: str
+    world: str, name: str, ticks: int, players: int, busy: int, seed: int, threads: int | None, precision: str
 ) -> dict[str, Any]:
     """So that one backend's memory and start do not count for another's."""
-    options = {"--backend": name, "--ticks": ticks, "--players": players, "--seed": seed, "--precision": precision}
+    options = {"--backend": name, "--ticks": ticks, "--players": players, "--busy": busy, "--seed": seed}
+    options |= {"--precision": precision}
     if threads:
         options["--threads"] = threads
     words = [str(word) for pair in options.items() for word in pair]
@@ -148,6 +189,13 @@ def text(report: dict[str, Any]) -> str:
         share = f", {result['peak_share']:.1%} of the matrix-product peak" if result["peak_share"] else ""
         lines.append(
             f"  {result['backend']} {result['precision']}: p50 {ms['p50']} ms, p95 {ms['p95']}, p99 {ms['p99']}; "
-            f"{result['ticks_per_s']} ticks/s, first frame {result['first_frame_s']} s, {result['peak_mb']} MB{share}"
+            f"{result['ticks_per_s']} ticks/s, first frame {result['first_frame_s']} s "
+            f"({result['cold_start_s']} s after the process began), {result['peak_mb']} MB{share}"
         )
+        if "busy" in result:
+            beside = result["busy"]["tick_ms"]
+            lines.append(
+                f"    beside {result['busy']['programs']} busy programs: p50 {beside['p50']} ms "
+                f"({beside['p50'] / ms['p50']:.1f} times as long), p95 {beside['p95']}, p99 {beside['p99']}"
+            )
     return "\n".join(lines)
