@@ -189,25 +189,36 @@ def split_records(data: bytes, where: str) -> tuple[list[memoryview], int]:
 
 def play_again(replay: Replay, session: Session) -> Iterator[Played]:
     """Execute a replay on a fresh session of its world."""
+    check_world(replay, session)
+    index = 0
+    for record in replay.records:
+        frame = execute(record, replay.header.actions, session)
+        if frame is not None:
+            yield Played(index, frame, record[3])
+            index += 1
+
+
+def check_world(replay: Replay, session: Session) -> None:
     if session.world.hash != replay.header.world_hash:
         raise ReplayError(
             f"the replay was made with another version of world {session.world.manifest.name!r} "
             f"({replay.header.world_hash[:12]}…): give that one with --world"
         )
-    names = replay.header.actions
-    index = 0
-    for kind, *rest in replay.records:
-        if kind == "tick":
-            pressed = [name for i, name in enumerate(names) if rest[1] >> i & 1]
-            frame = session.tick(pressed, graph=rest[3] if len(rest) > 3 else "tick")
-            yield Played(index, frame, rest[2])
-            index += 1
-        elif kind == "prompt":
-            session.set_prompt(rest[0])
-        elif kind == "restart":
-            session.restart(seed=rest[0], start=rest[1], prompt=rest[2])
-        elif kind == "restore":
-            session.restore(rest[0])
+
+
+def execute(record: list[Any], names: list[str], session: Session) -> np.ndarray | None:
+    """Do what one record after the header says; names: the header's actions. The frame, if it was a tick."""
+    kind, *rest = record
+    if kind == "tick":
+        pressed = [name for i, name in enumerate(names) if rest[1] >> i & 1]
+        return session.tick(pressed, graph=rest[3] if len(rest) > 3 else "tick")
+    if kind == "prompt":
+        session.set_prompt(rest[0])
+    elif kind == "restart":
+        session.restart(seed=rest[0], start=rest[1], prompt=rest[2])
+    elif kind == "restore":
+        session.restore(rest[0])
+    return None
 
 
 def same_machine(header: Header, session: Session) -> bool:

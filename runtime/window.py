@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from pygame._sdl2 import controller
 
 FIRST_SIDE = 640  # pixels; the first window is at least about this high or wide
 NOTICE_FRAMES = 60
-MAX_PROMPT = 200  # characters that fit on a line or two
+MAX_PROMPT = 200  # characters, a few lines
 INK, SHADE = (255, 255, 255), (0, 0, 0, 150)
 REQUESTS = {
     "p": "pause", ".": "step", "r": "restart", "f3": "fork", "f4": "branch", "f5": "save", "f6": "next_save",
@@ -256,6 +257,7 @@ class Window:
 
     def _write(self, lines: Sequence[str], top: bool) -> None:
         height = self._font.get_linesize() + 4
+        lines = [part for line in lines for part in wrapped(line, self._font, self._surface.get_width() - 16)]
         at = 4 if top else self._surface.get_height() - height * len(lines) - 4
         for line in lines:
             text = self._font.render(line, True, INK)
@@ -283,6 +285,19 @@ def fit(picture: tuple[int, int], window: tuple[int, int]) -> pygame.Rect:
         scale = min(window[0] / width, window[1] / height)
         size = max(1, int(width * scale)), max(1, int(height * scale))
     return pygame.Rect((window[0] - size[0]) // 2, (window[1] - size[1]) // 2, *size)
+
+
+def wrapped(line: str, font: pygame.font.Font, width: int) -> list[str]:
+    """The line in pieces of at most `width` pixels, broken between words where that is possible."""
+    pieces = [""]
+    for word in re.findall(r"\S+\s*|\s+", line):
+        if pieces[-1] and font.size(pieces[-1] + word.rstrip())[0] > width:
+            pieces.append("")
+        for letter in word:  # a word alone may be too long
+            if pieces[-1] and letter != " " and font.size(pieces[-1] + letter)[0] > width:
+                pieces.append("")
+            pieces[-1] += letter
+    return pieces
 
 
 def hud_lines(status: Status) -> list[str]:

@@ -116,3 +116,17 @@ def test_the_window_shows_the_frame_enlarged_and_the_hud_over_it(window):
     window.show(frame, status)
     over = pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2)
     assert not np.array_equal(over[:80], shown[:80]) and not np.array_equal(over[-100:, -100:], shown[-100:, -100:])
+
+
+def test_long_lines_are_broken_where_the_window_ends(window):
+    from runtime.window import wrapped
+
+    width = window._font.size("a" * 30)[0]
+    for line in ("a white street across a sky blue plain " * 5, "x" * 200, "a   b", "", "short"):
+        pieces = wrapped(line, window._font, width)
+        assert "".join(pieces) == line
+        assert all(window._font.size(piece.rstrip())[0] <= width for piece in pieces)
+    assert wrapped("to be or", window._font, window._font.size("to be")[0]) == ["to be ", "or"]
+    frame = np.zeros((64, 96, 3), np.uint8)
+    window._typed = "i" * 200 + "wwwww" * 30
+    window.show(frame, Status(3, 1.0, 0, 0.5, "red " * 60, 7, paused=False))

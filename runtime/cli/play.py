@@ -123,6 +123,8 @@ def in_window(
 
     with Window(manifest.title, size, controls, manifest.prompts, clock.now, rebound) as window:
         clock.sleep = window.sleep
+        if wishes.policy == "degrade" and "tick_fast" not in session.graphs:
+            window.notify(f"{manifest.name} has no graph of fewer steps: too slow, it slows down instead")
         if resumed := desk.resume(session):
             window.notify(resumed)
         return play(session, controls, window, clock, desk, presenters, companion, wishes)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from runtime.backends import load_backend, usable_backends
 from runtime.bindings import Controls
 from runtime.cli.options import Json, finish
 from runtime.clock import Clock
-from runtime.errors import BackendError, CheckFailed
+from runtime.errors import BackendError, CheckFailed, UsageError
+from runtime.playback import FASTEST, KEYS, Playback, watch
 from runtime.presenters import VideoFile
-from runtime.replay import Header, agrees, open_replay, play_again, same_machine
+from runtime.replay import Header, Replay, agrees, open_replay, play_again, same_machine
 from runtime.session import Session
 from runtime.world import World
 
@@ -32,10 +31,21 @@ def command(
     ] = False,
     video: Annotated[Path | None, typer.Option(help="write a video: .mp4, .mkv, .mov or .gif", dir_okay=False)] = None,
     world: Annotated[str | None, typer.Option(help="the world file, if it has moved since")] = None,
+    begin: Annotated[
+        int, typer.Option("--from", help="show it from this tick on, in the window or the video", min=0)
+    ] = 0,
+    speed: Annotated[int, typer.Option(help="times the world's own rate, in the window", min=1, max=FASTEST)] = 1,
     json: Json = False,
 ) -> None:
-    """Play a replay back: in a window, or with --verify and --video as fast as it goes."""
+    """Play a replay back: in a window, or with --verify and --video as fast as it goes. Keys: left and right go 5 s
+    back and on, up and down change the speed, P pauses, . steps, R begins again, H shows figures, Esc leaves."""
+    if speed > 1 and (verify or video):
+        raise UsageError("--speed is for the window; --verify and --video go as fast as they can: leave it out")
+    if begin and verify and not video:
+        raise UsageError("--from is for the window and the video; --verify checks every tick: leave it out")
     replay = open_replay(file)
+    if begin and begin >= replay.ticks:
+        raise UsageError(f"--from {begin}: the replay has {replay.ticks} ticks, give less")
     if replay.repaired_tail_bytes:
         print(
             f"worldloop: {file}: cut away {replay.repaired_tail_bytes} bytes of an unfinished record", file=sys.stderr
@@ -47,17 +57,10 @@ def command(
             "worldloop: recorded with another backend, CPU or version; comparing frames with a tolerance",
             file=sys.stderr,
         )
-    differs: int | None = None
-    with ExitStack() as stack:
-        out = stack.enter_context(VideoFile(video, replay.header.tick_hz)) if video else None
-        show = None if verify or video else stack.enter_context(window_for(session))
-        for played in play_again(replay, session):
-            if out:
-                out.show(played.frame)
-            if differs is None and not agrees(played, exact):
-                differs = played.index
-            if show and not show(played.frame):
-                break
+    if verify or video:
+        differs = execute_all(replay, session, video, begin, exact)
+    else:
+        differs = in_window(Playback(replay, session), begin, speed, exact)
     report = {
         "ticks": replay.ticks,
         "verified": differs is None if verify else None,
@@ -80,26 +83,27 @@ def session_of(header: Header, world: World) -> Session:
     return Session(world, backend=backend, seed=header.seed, start=header.start, prompt=header.prompt)
 
 
-@contextmanager
-def window_for(session: Session) -> Iterator[Callable[[np.ndarray], bool]]:
-    """Shows frames in a window at the world's own rate; the function gives False once the window is closed."""
-    from runtime.loop import Status
+def execute_all(replay: Replay, session: Session, video: Path | None, begin: int, exact: bool) -> int | None:
+    """Every tick, as fast as it goes; the first that differs. video: of the ticks from `begin` on."""
+    differs: int | None = None
+    with ExitStack() as stack:
+        out = stack.enter_context(VideoFile(video, replay.header.tick_hz)) if video else None
+        for played in play_again(replay, session):
+            if out and played.index >= begin:
+                out.show(played.frame)
+            if differs is None and not agrees(played, exact):
+                differs = played.index
+    return differs
+
+
+def in_window(playback: Playback, begin: int, speed: int, exact: bool) -> int | None:
     from runtime.window import Window
 
-    manifest = session.world.manifest
+    manifest, controls = playback.session.world.manifest, Controls(KEYS)
     clock = Clock(manifest.tick_hz)
-    title, size = f"replay of {manifest.title}", (manifest.width, manifest.height)
-    with Window(title, size, Controls([]), [], clock.now) as window:
+    with Window(f"replay of {manifest.title}", (manifest.width, manifest.height), controls, [], clock.now) as window:
         clock.sleep = window.sleep
-
-        def show(frame: np.ndarray) -> bool:
-            clock.wait()
-            window.requests()
-            tick, prompt, seed = session.tick_number, session.prompt, session.seed
-            window.show(frame, Status(tick, 0.0, clock.late_ticks, None, prompt, seed, paused=False))
-            return window.is_open
-
-        yield show
+        return watch(playback, controls, window, clock, exact=exact, begin=begin + 1, speed=speed)
 
 
 def summary(report: dict) -> str:
