@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -90,6 +91,29 @@ def store(name: str, wanted: str, weight: np.ndarray, storage: str) -> Stored:
         helper.make_node("Mul", [f"{wanted}.cast", f"{name}.scale"], [wanted]),
     ]
     return Stored({name: values, f"{name}.scale": scale.reshape(-1, *[1] * (weight.ndim - 1))}, nodes)
+
+
+def with_weights(graph: Path) -> onnx.ModelProto:
+    """A graph of a world file with its weights inside, as float32: the inverse of `store_weights`.
+
+    graph: its file, beside the world's other files.
+    """
+    model = onnx.load(graph)
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    rest = []
+    for node in model.graph.node:
+        if node.op_type not in ("Identity", "Cast", "Mul") or not all(name in known for name in node.input):
+            rest.append(node)
+            continue
+        parts = [numpy_helper.to_array(known[name]) for name in node.input]
+        whole = parts[0] * parts[1] if node.op_type == "Mul" else parts[0]
+        whole = whole.astype(np.float32) if node.op_type == "Cast" else whole
+        known[node.output[0]] = numpy_helper.from_array(np.ascontiguousarray(whole), node.output[0])
+    read = {name for node in rest for name in node.input}
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(rest)
+    model.graph.initializer.extend(tensor for name, tensor in known.items() if name in read)
+    return model
 
 
 def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load
 from safetensors.torch import save_file
 
+from export.narrow import narrow
 from export.onnx import export_graphs
 from export.pack import load_world, pack, read_card
-from export.quantize import LOCATION, quantize, read_weights
+from export.quantize import LOCATION, quantize, read_weights, with_weights
+from export.tensorrt import About, EngineError, build, cached
+from export.tensorrt import load as load_engine
 from runtime.backends import load_backend
-from runtime.errors import BackendError, WorldloopError
+from runtime.errors import BackendError, MissingExtraError, WorldloopError
 from runtime.noise import tick_noise
-from runtime.parity import TOLERANCE, check_world, compare
+from runtime.parity import TOLERANCE, check_world, compare, psnr_of
 from runtime.session import Session
 from runtime.world import World
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
@@ -172,9 +177,9 @@ def test_a_start_shows_one_scene_and_says_which(files):
 
 
 def test_a_tick_is_a_short_list_of_operations(files):
-    """With few tokens a tick costs as much as its operations are many; this one has two passes of one block."""
+    """With few tokens a tick costs as much as its operations are many; this one has one block."""
     tick = onnx.load_model_from_string(World.open(files["fp32"]).read("tick.onnx"))
-    assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < 470
+    assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < 60 * SPEC.schedule.passes + 180
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -189,6 +194,62 @@ def test_a_world_of_an_earlier_layout_still_plays(backend):
 def test_torch_says_that_it_cannot_play_an_earlier_layout():
     with pytest.raises(BackendError, match="onnxruntime"):
         Session(World.open(EARLIER), backend="torch", threads=1)
+
+
+def tick_with_weights(file: Path) -> onnx.ModelProto:
+    with World.open(file).unpacked() as folder:
+        return with_weights(folder / "tick.onnx")
+
+
+def test_stored_weights_come_back_into_a_graph(files):
+    model = tick_with_weights(files["int8"])
+    onnx.checker.check_model(model, full_check=True)
+    read = onnx.numpy_helper.to_array
+    inside = {tensor.name.removeprefix("world."): read(tensor) for tensor in model.graph.initializer}
+    stored = read_weights(World.open(files["int8"]).read(LOCATION))
+    shared = inside.keys() & stored.keys()
+    assert len(shared) > 20 and all(np.array_equal(inside[name], stored[name]) for name in shared)
+
+
+def test_a_narrow_graph_makes_the_same_frame(files):
+    wide = tick_with_weights(files["int8"])
+    session = Session(World.open(files["int8"]), backend="onnxruntime", threads=1)
+    given = {f"state.{name}": array for name, array in session.peek().items()}
+    noise = tick_noise(0, 0, (1, *session.world.manifest.noise))
+    given |= {"action": np.ones((1, 2), np.float32), "prompt": session.backend.embed("a grey road"), "noise": noise}
+    frames = []
+    for model in (wide, narrow(wide, "fp16")):
+        run = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        frames.append(run.run(["frame"], {value.name: given[value.name] for value in run.get_inputs()})[0])
+    assert 40 < psnr_of(*frames) < 99
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_engine_is_built_without_a_gpu(files, tmp_path, precision):
+    """That it computes the same, only a machine with a GPU can tell."""
+    package = pytest.importorskip("tensorrt_rtx")
+    world = World.open(files["int8"])
+    about = About(world.hash, "tick", precision, 1, "tensorrt-rtx", package.__version__)
+    path, engine = cached(about, tmp_path, lambda: build(tick_with_weights(files["int8"]), about))
+    assert engine is not None and engine.outputs["frame"] == "uint8 [-1, 32, 32, 3]"
+    assert "next.kv.0" in engine.outputs and "state.kv.0" in engine.inputs
+    narrow_type = {"fp16": "HALF", "bf16": "BF16"}[precision]
+    assert engine.types[narrow_type] > 300 and engine.types["FLOAT"] < 10  # casts of what is float32 outside
+    assert path.stat().st_size > 1 << 20 and cached(about, tmp_path, pytest.fail) == (path, None)
+    other = tmp_path / "other.engine"
+    other.write_bytes(path.read_bytes().replace(b'"version": "', b'"version": "0.', 1))
+    with pytest.raises(EngineError, match="build it again"):
+        load_engine(other)
+
+
+def test_an_engine_of_a_package_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    about = About("0", "tick", "fp16", 1, "tensorrt", "11")
+    with pytest.raises(MissingExtraError, match="pip install tensorrt"):
+        build(onnx.ModelProto(), about)
+    (tmp_path / "broken.engine").write_bytes(b"?")
+    with pytest.raises(EngineError, match="not an engine file"):
+        load_engine(tmp_path / "broken.engine")
 
 
 def test_weights_are_stored_once_for_all_graphs(files):

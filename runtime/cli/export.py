@@ -1,16 +1,22 @@
-"""`worldloop export`: pack a trained world into a world file, and prove that it plays the same."""
+"""`worldloop export`: pack a trained world into a world file and prove that it plays the same; or a world file into
+engines for NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import platformdirs
 import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from runtime.backends import usable_backends
+from runtime.backends.graphs import TICKS as TICKS_GRAPHS
 from runtime.cli.options import Json, finish
 from runtime.errors import CheckFailed, UsageError
 from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare
@@ -22,9 +28,13 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of 'worldloop train'")],
-    card: Annotated[Path, typer.Option(help="TOML file: title, licence, prompts, starts, …; see export/pack.py")],
-    out: Annotated[Path | None, typer.Option(help="the world file (default: RUN/NAME.world)")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN|WORLD", help="folder of 'worldloop train'; with --to, a world")],
+    card: Annotated[
+        Path | None, typer.Option(help="TOML file: title, licence, prompts, starts, …; see export/pack.py")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the world file (default: RUN/NAME.world), or the folder of engines")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="the generator's weights (default: RUN/world.safetensors)")
     ] = None,
@@ -33,9 +43,19 @@ def command(
     ] = "",
     storage: Annotated[str, typer.Option(help="of the weights: int8, fp16 or fp32")] = "int8",
     ticks: Annotated[int, typer.Option(help="ticks of the parity check", min=1)] = TICKS,
+    to: Annotated[
+        str, typer.Option(help="onnx: the world file; or an engine of a world: tensorrt-rtx (needs no GPU), tensorrt")
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help="of an engine: fp16 or bf16")] = "bf16",
+    players: Annotated[int, typer.Option(help="of an engine: players in one batch", min=1, max=1024)] = 1,
     json: Json = False,
 ) -> None:
     """Write NAME.world and compare its futures with the torch reference; exit code 1 if they differ too much."""
+    if to != "onnx":
+        engines(World.open(run), to, precision, players, out, json)
+        return
+    if card is None:
+        raise UsageError("--card is missing: a world file has a title, a licence, prompts, starts; see export/pack.py")
     from export.onnx import export_graphs
     from export.pack import load_world, pack, read_card
 
@@ -67,6 +87,31 @@ def command(
     finish(report, json, text(report))
     if failed := [future for future in futures if not future["ok"]]:
         raise CheckFailed(f"{target} plays another game than torch on {', '.join(f['backend'] for f in failed)}")
+
+
+def engines(world: World, package: str, precision: str, players: int, out: Path | None, json: bool) -> None:
+    """An engine of every graph that gives frames, or those that are there already."""
+    from export.quantize import with_weights
+    from export.tensorrt import About, build, cached, load_package
+
+    version = load_package(package).__version__
+    folder = out or Path(platformdirs.user_cache_dir("worldloop"), "engines")
+    made: list[dict[str, Any]] = []
+    with world.unpacked() as files, Progress(console=Console(stderr=True), transient=True) as bars:
+        for name in [graph for graph in TICKS_GRAPHS if graph in world.manifest.graphs]:
+            about = About(world.hash, name, precision, players, package, version)
+            bar = bars.add_task(f"{name}, {precision}")
+
+            def tell(phase: str, at: int, of: int, bar: TaskID = bar) -> None:
+                bars.update(bar, description=phase, completed=at, total=of)
+
+            model = with_weights(files / world.manifest.graphs[name].file)
+            path, engine = cached(about, folder, partial(build, model, about, tell))
+            about_it = {"layers": engine.types, "inputs": engine.inputs, "outputs": engine.outputs} if engine else {}
+            made.append({"out": str(path), "bytes": path.stat().st_size, "built": engine is not None, **about_it})
+    report = {"world_hash": world.hash, "package": package, "version": version, "engines": made}
+    lines = (f"{one['out']}: {one['bytes'] / 1e6:.1f} MB, {'built' if one['built'] else 'was there'}" for one in made)
+    finish(report, json, "\n".join(lines))
 
 
 def levels(text: str) -> tuple[float, ...]:
