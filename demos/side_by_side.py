@@ -4,7 +4,7 @@
     python -m demos.side_by_side --headless --ticks 250 --video both.mp4   without a window; the recorder's driver plays
 
 Left the environment, right the world. When the environment changes its colours, its caption becomes the world's prompt.
-The racer begins where the environment's episode of seed 3 does; then they part ways, as what comes into the picture the
+The racer begins where the environment's episode of seed 30 does; then they part ways, as what comes into the picture the
 world has to make up. Needs the train extra, and a world that names its environment.
 """
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--headless", action="store_true", help="no window")
     parser.add_argument("--ticks", type=int, default=250, help="how long it goes without a window")
     parser.add_argument("--video", type=Path, help="write what is seen")
-    parser.add_argument("--seed", type=int, default=3, help="of the environment's episode and the world's noise")
+    parser.add_argument("--seed", type=int, default=30, help="of the environment's episode and the world's noise")
     arguments = parser.parse_args()
     if not arguments.headless and not has_display():
         parser.error("no window can be opened: set DISPLAY, or use --headless --video FILE")
