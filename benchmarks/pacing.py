@@ -1,17 +1,21 @@
-"""How evenly ticks come: our clock beside pygame's, alone and while a world ticks in the same program.
+"""How evenly ticks come: our clock beside pygame's, alone and while something else works in the same program.
 
-    python benchmarks/pacing.py --seconds 60 --plot docs/pacing.png
+    python benchmarks/pacing.py --plot docs/pacing.png
 
-Error: how far a tick came from where an absolute schedule puts it after the one before (ms). Drift: how far the last
-tick is from first + n periods. `busy`: a thread beside it that computes without Python's lock (as networks do), or in
-plain Python.
+Error: how far a tick came from one period after the one before (ms). Drift: how far the last tick is from first + n
+periods. Beside: nothing; a world that ticks in a thread (`tick_async`, which computes without Python's lock); plain
+Python in a thread, which holds the lock; the same in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 
 import numpy as np
 
@@ -34,14 +38,40 @@ def measure(wait, hz: float, seconds: float, tick) -> tuple[np.ndarray, float]:
     return np.abs(gaps - 1000 / hz), drift
 
 
-def networks(stop: threading.Event) -> None:
-    """Matrix products in numpy, which lets go of the lock."""
-    a = np.ones((300, 300), np.float32)
-    while not stop.is_set():
-        a @ a
+@contextmanager
+def nothing() -> Iterator[Callable[[], object]]:
+    yield lambda: None
 
 
-def plain_python(stop: threading.Event) -> None:
+@contextmanager
+def a_world_in_a_thread(name: str = "racer") -> Iterator[Callable[[], object]]:
+    """Asked for a frame in every tick of the host, which never waits for it. One thread: the clock needs a core."""
+    world = Session(World.open(name), threads=1)
+    yield lambda: world.tick_async({"gas"})
+    world.stop_async()
+
+
+@contextmanager
+def plain_Python_in_a_thread() -> Iterator[Callable[[], object]]:
+    stop = threading.Event()
+    thread = threading.Thread(target=count_until, args=(stop,))
+    thread.start()
+    yield lambda: None
+    stop.set()
+    thread.join()
+
+
+@contextmanager
+def plain_Python_in_a_process() -> Iterator[Callable[[], object]]:
+    fresh = multiprocessing.get_context("spawn")
+    process = fresh.Process(target=count_until, args=(fresh.Event(),), daemon=True)
+    process.start()
+    yield lambda: None
+    process.kill()
+    process.join()
+
+
+def count_until(stop: Event | threading.Event) -> None:
     while not stop.is_set():
         sum(range(1000))
 
@@ -56,35 +86,33 @@ def pygame_wait(hz: float):
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=60)
-    options.add_argument("--busy-seconds", type=float, default=15)
+    options.add_argument("--busy-seconds", type=float, default=30)
     options.add_argument("--plot", help="a .png of all errors")
     given = options.parse_args()
     session = Session(World.open("mock"))
     rows: list[tuple[str, np.ndarray]] = []
     print(
-        "| clock | rate | beside | p50 ms | p99 ms | p99.9 ms | drift ms | late by over 1 ms |\n"
+        "| clock | rate | beside it | p50 ms | p99 ms | p99.9 ms | drift ms | off by over 1 ms |\n"
         "|---|---|---|---|---|---|---|---|"
     )
-    for hz, busy, seconds in [
-        (60, None, given.seconds), (25, None, given.seconds),
-        (60, networks, given.busy_seconds), (60, plain_python, given.busy_seconds),
+    for hz, beside, seconds in [
+        (60, nothing, given.seconds), (25, nothing, given.seconds),
+        *((60, busy, given.busy_seconds) for busy in (
+            a_world_in_a_thread, plain_Python_in_a_thread, plain_Python_in_a_process,
+        )),
     ]:  # fmt: skip
         for name in ("worldloop", "pygame"):
-            clock = Clock(hz)
-            wait = clock.wait if name == "worldloop" else pygame_wait(hz)
-            stop = threading.Event()
-            if busy:
-                threading.Thread(target=busy, args=(stop,), daemon=True).start()
-            errors, drift = measure(wait, hz, seconds, session.tick)
-            stop.set()
-            beside = busy.__name__.replace("_", " ") if busy else "nothing"
+            wait = Clock(hz).wait if name == "worldloop" else pygame_wait(hz)
+            with beside() as ask:
+                errors, drift = measure(wait, hz, seconds, lambda ask=ask: (session.tick(), ask()))
+            what = beside.__name__.replace("_", " ")
             p50, p99, p999 = np.percentile(errors, [50, 99, 99.9])
             late = 100 * float((errors > 1).mean())
             print(
-                f"| {name} | {hz} Hz | {beside} | {p50:.3f} | {p99:.2f} | {p999:.2f} | {drift:+.2f} | {late:.1f} % |",
+                f"| {name} | {hz} Hz | {what} | {p50:.3f} | {p99:.2f} | {p999:.2f} | {drift:+.2f} | {late:.1f} % |",
                 flush=True,
             )
-            rows.append((f"{name}, {hz} Hz, {beside}", errors))
+            rows.append((f"{name}, {hz} Hz, {what}", errors))
     if given.plot:
         plot(rows, given.plot)
 

@@ -133,10 +133,11 @@ class Window:
             told = {"prompt": "prompt: {}_  (up and down: suggestions)", "save_as": "save as: {}_"}
             below.append(told[self._typed_for].format(self._typed))
         if self._notice_left:
-            self._notice_left -= 1
             below.append(self._notice)
-            self._show_picture()
-        self._write(below, top=False)
+        above = self._write(below, top=False)
+        if self._notice_left:
+            self._notice_left -= 1
+            self._show_picture(above)
         pygame.display.flip()
 
     def _draw(self, frame: np.ndarray) -> None:
@@ -145,12 +146,12 @@ class Window:
         self._surface.fill((0, 0, 0))
         self._surface.blit(pygame.transform.scale(picture, area.size), area)
 
-    def _show_picture(self) -> None:
-        """The notice's picture in the lower right corner, an eighth of the window's area at most."""
+    def _show_picture(self, bottom: int) -> None:
+        """The notice's picture at the right, an eighth of the window's area at most. bottom: pixels from the top."""
         if self._notice_picture is not None:
             width, height = self._surface.get_size()
             area = fit(self._notice_picture.get_size(), (width // 3, height // 3))
-            area.bottomright = width - 8, height - 8
+            area.bottomright = width - 8, bottom - 8
             self._surface.blit(pygame.transform.scale(self._notice_picture, area.size), area)
 
     def _take(self, event: pygame.event.Event) -> None:
@@ -255,10 +256,11 @@ class Window:
             self._typed = self.suggestions[0]
             self.suggestions.rotate(-1 if key == "down" else 1)
 
-    def _write(self, lines: Sequence[str], top: bool) -> None:
+    def _write(self, lines: Sequence[str], top: bool) -> int:
+        """At the top or the bottom; where the first line begins, in pixels from the top."""
         height = self._font.get_linesize() + 4
         lines = [part for line in lines for part in wrapped(line, self._font, self._surface.get_width() - 16)]
-        at = 4 if top else self._surface.get_height() - height * len(lines) - 4
+        begin = at = 4 if top else self._surface.get_height() - height * len(lines) - 4
         for line in lines:
             text = self._font.render(line, True, INK)
             shade = pygame.Surface((text.get_width() + 8, height), pygame.SRCALPHA)
@@ -266,6 +268,7 @@ class Window:
             self._surface.blit(shade, (4, at))
             self._surface.blit(text, (8, at + 2))
             at += height
+        return begin
 
 
 def has_display() -> bool:
