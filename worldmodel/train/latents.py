@@ -118,7 +118,8 @@ class LatentSet:
         clean_prompt = torch.where(renamed[:, None, None, None], prompt[:, -1:], prompt)
         sigma = torch.zeros(batch, frames, device=device)
         clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt)
-        return Drawn(clip, shown.latents[sides, index].float(), renamed, scene)
+        target = recoloured.latents[sides, index].float() if recoloured else clip.clean
+        return Drawn(clip, target, renamed, scene)
 
     def same_drives(self, other: LatentSet) -> bool:
         """Whether `other` shows the beginning of these drives, action by action."""

@@ -41,6 +41,9 @@ SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry
 HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
 HISTORY_DRIFT = 0.25  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
 PROMPT_NOISE = 0.1
+MISNAMED = (
+    0.35  # half of the clips are told up to this much of another clip's prompt: words come near, pictures are exact
+)
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.3  # x0 errors count 1 / max(sigma, floor)²
@@ -112,6 +115,7 @@ class Lesson:
 
     def __init__(self, drawn: Drawn) -> None:
         self.clip, self.target = drawn.clip, drawn.target
+        self.recoloured = drawn.target is not drawn.clip.clean
         # A renamed history belongs to frames of the newest scene only: that is all a player meets after a switch.
         self.counts = (~(drawn.renamed[:, None] & (drawn.scene != drawn.scene[:, -1:]))).float()
         self.counts[:, : SETTLING + 1] = 0
@@ -173,8 +177,12 @@ class Lesson:
         drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.5 * smooth_noise(clean[:, :1])
         clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
         clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift, clean)
-        jitter = PROMPT_NOISE * torch.randn(batch, 1, *clip.prompt.shape[2:], device=device)
-        return Clip(clean, clip.clean_sigma, clip.actions, clip.clean_prompt + jitter, clip.prompt + jitter)
+        told, said = clip.clean_prompt, clip.prompt
+        if not self.recoloured:
+            amount = some(0.5, MISNAMED).squeeze(-1)
+            told, said = (torch.lerp(x, x.roll(1, 0), amount) for x in (told, said))
+        jitter = PROMPT_NOISE * torch.randn(batch, 1, *said.shape[2:], device=device)
+        return Clip(clean, clip.clean_sigma, clip.actions, told + jitter, said + jitter)
 
 
 def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentSet, World]:
