@@ -156,16 +156,28 @@ def test_a_replay_of_rewinding_and_branching_is_the_same_game(tmp_path):
     assert len(again) == len(shown) and all(np.array_equal(a, b) for a, b in zip(again, shown, strict=True))
 
 
-def test_after_a_crash_the_game_goes_on_and_the_replay_knows_from_where(tmp_path, monkeypatch):
-    crashed = Session(World.open("mock"), seed=8)
+def crash(folder: Path) -> None:
+    """Play 600 ticks with autosaves, then die without a word."""
+    session = Session(World.open("mock"), seed=8)
+    desk = Desk(saves=Saves(folder))
     for _ in range(600):
-        frame = crashed.tick({"gas", "left"})
-        Desk(saves=Saves(tmp_path)).record(crashed, frame)
-    monkeypatch.setattr("runtime.saves._alive", lambda path: False)
+        desk.record(session, session.tick({"gas", "left"}))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_after_a_crash_the_game_goes_on_and_the_replay_knows_from_where(tmp_path):
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from test_play import Path, crash; crash(Path({str(tmp_path)!r}))"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    whole = Session(World.open("mock"), seed=8)
+    for _ in range(600):
+        whole.tick({"gas", "left"})
     session = Session(World.open("mock"))
     desk = Desk(Recorder(tmp_path / "game.replay", session, "mock"), Saves(tmp_path))
     assert desk.resume(session) == "resumed at tick 600 after a crash; R begins again"
-    assert session.snapshot() == crashed.snapshot()
+    assert session.snapshot() == whole.snapshot()
     desk.before_tick(session)
     frame = session.tick({"gas"})
     desk.record(session, frame)
