@@ -19,6 +19,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def multiplies_int8() -> bool:
+    """Whether the CPU has instructions for sums of int8 products; without them int8 is slow, and may overflow."""
+    cpuinfo = Path("/proc/cpuinfo")
+    known = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+    return cpuinfo.exists() and not known.isdisjoint(cpuinfo.read_text().split())
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

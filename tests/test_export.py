@@ -21,7 +21,8 @@ from export.quantize import LOCATION, quantize, read_weights, with_weights
 from export.tensorrt import About, EngineError, build, cached
 from export.tensorrt import load as load_engine
 from runtime.backends import load_backend
-from runtime.errors import BackendError, MissingExtraError, WorldloopError
+from runtime.errors import BackendError, CheckFailed, MissingExtraError, WorldloopError
+from runtime.int8 import add_int8, most
 from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare, psnr_of
 from runtime.session import Session
@@ -250,6 +251,49 @@ def test_an_engine_of_a_package_that_is_not_there_says_how_to_get_it(tmp_path, m
     (tmp_path / "broken.engine").write_bytes(b"?")
     with pytest.raises(EngineError, match="not an engine file"):
         load_engine(tmp_path / "broken.engine")
+
+
+@pytest.fixture(scope="module")
+def calibrated(files) -> tuple[World, dict]:
+    path = files["int8"].with_name("calibrated.world")
+    return World.open(files["int8"]), add_int8(World.open(files["int8"]), path, budget=20)
+
+
+def test_a_calibrated_world_plays_in_int8_and_is_hardly_larger(calibrated, monkeypatch):
+    plain, report = calibrated
+    monkeypatch.setattr("runtime.backends.onnxruntime.multiplies_int8", lambda: True)
+    world = World.open(report["out"])
+    assert Path(report["out"]).stat().st_size < plain.path.stat().st_size + 100_000  # the weights are there already
+    sessions = [Session(world, backend="onnxruntime", precision=name, threads=1) for name in ("fp32", "auto")]
+    assert sessions[1].backend.precision == "int8"
+    assert 20 < min(compare(*sessions, ticks=10).psnr) < 99
+
+
+def test_the_table_of_layers_begins_with_the_least_sensitive(calibrated):
+    _, report = calibrated
+    errors = [layer["error"] for layer in report["layers"]]
+    assert len(errors) == 4 and errors == sorted(errors) and 0 < errors[0] < errors[-1] < 0.1
+    chosen = [layer["int8"] for layer in report["layers"]]
+    assert chosen == sorted(chosen, reverse=True) and chosen[0]
+
+
+def test_a_budget_that_no_layer_keeps_is_said(files, tmp_path):
+    with pytest.raises(CheckFailed, match="99 dB"):
+        add_int8(World.open(files["int8"]), tmp_path / "never.world", budget=99)
+    with pytest.raises(WorldloopError, match="storage int8"):
+        add_int8(World.open(files["fp32"]), tmp_path / "never.world")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 7, 16])
+def test_as_many_layers_are_chosen_as_the_budget_allows(limit):
+    asked = []
+    assert most(16, lambda count: asked.append(count) or count <= limit) == limit and len(asked) <= 5
+
+
+def test_a_world_without_an_int8_graph_has_no_int8(files):
+    with pytest.raises(BackendError, match="fp32"):
+        load_backend(World.open(files["int8"]), "onnxruntime", precision="int8")
 
 
 def test_weights_are_stored_once_for_all_graphs(files):

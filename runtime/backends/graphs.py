@@ -121,7 +121,7 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
         for name in (*TICKS, "recache", "prompt"):
             if name not in manifest.graphs:
                 continue
-            file = manifest.graphs[name].file
+            file = graph_file(manifest, name, maker.precision)
             inputs, outputs = signature(manifest, name)
             headers[name] = check_graph((folder / file).read_bytes(), file, inputs, outputs, sizes)
             if name in TICKS and "frame" not in headers[name].outputs:
@@ -131,6 +131,12 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
             engines[name] = maker.make(folder / file, headers[name], players, exact=name == "prompt")
     tokenizer = Tokenizer.of(world) if "prompt" in engines else None
     return GraphBackend(manifest, maker, players, engines, headers, tokenizer)
+
+
+def graph_file(manifest: Manifest, name: str, precision: str) -> str:
+    """Where a graph lies; in int8 some have a file of their own."""
+    own = manifest.graphs.get(f"{name}_int8") if precision == "int8" else None
+    return (own or manifest.graphs[name]).file
 
 
 def signature(manifest: Manifest, graph: str) -> tuple[Signature, Signature]:

@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU, float32: the portable backend. Inputs and outputs are numpy's own memory, no copies."""
+"""ONNX Runtime on the CPU: the portable backend. Inputs and outputs are numpy's own memory, no copies.
+
+float32, or int8 where the world file has a calibrated graph for it (`worldloop export WORLD --to int8`).
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,22 @@ import onnxruntime as ort
 from runtime.backends import Backend, check_precision
 from runtime.backends.graphs import Engine, first_line, load_graphs
 from runtime.errors import WorldFileError
+from runtime.machine import multiplies_int8
 from runtime.onnx_header import Header
 from runtime.world import World
 
 
 def load(world: World, threads: int, precision: str, players: int) -> Backend:
-    check_precision("onnxruntime", precision, ("fp32",))
-    return load_graphs(world, OrtMaker(threads), players)
+    known = ("int8", "fp32") if "tick_int8" in world.manifest.graphs and multiplies_int8() else ("fp32",)
+    check_precision("onnxruntime", precision, known)
+    return load_graphs(world, OrtMaker(threads, known[0] if precision == "auto" else precision), players)
 
 
 @dataclass(frozen=True)
 class OrtMaker:
     threads: int
+    precision: str
     name: str = "onnxruntime"
-    precision: str = "fp32"
 
     def make(self, graph: Path, header: Header, players: int, exact: bool) -> Engine:
         options = ort.SessionOptions()
@@ -35,7 +40,8 @@ class OrtMaker:
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "0"
         )  # between ticks the cores belong to others
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # unpack stored weights once, while loading
+        if self.precision != "int8":
+            options.add_session_config_entry("session.disable_quant_qdq", "1")  # unpack weights once, while loading
         try:
             session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class

@@ -1,5 +1,5 @@
-"""`worldloop export`: pack a trained world into a world file and prove that it plays the same; or a world file into
-engines for NVIDIA GPUs."""
+"""`worldloop export`: pack a trained world into a world file and prove that it plays the same; give it a graph in int8;
+build engines for NVIDIA GPUs of it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,24 @@ def command(
     storage: Annotated[str, typer.Option(help="of the weights: int8, fp16 or fp32")] = "int8",
     ticks: Annotated[int, typer.Option(help="ticks of the parity check", min=1)] = TICKS,
     to: Annotated[
-        str, typer.Option(help="onnx: the world file; or an engine of a world: tensorrt-rtx (needs no GPU), tensorrt")
+        str,
+        typer.Option(
+            help="onnx: the world file of a RUN; int8: a WORLD with a calibrated graph for onnxruntime; tensorrt-rtx "
+            "(needs no GPU), tensorrt: engines of a WORLD"
+        ),
     ] = "onnx",
     precision: Annotated[str, typer.Option(help="of an engine: fp16 or bf16")] = "bf16",
     players: Annotated[int, typer.Option(help="of an engine: players in one batch", min=1, max=1024)] = 1,
     json: Json = False,
 ) -> None:
     """Write NAME.world and compare its futures with the torch reference; exit code 1 if they differ too much."""
+    if to == "int8":
+        from runtime.int8 import add_int8
+
+        opened = World.open(run)
+        found = add_int8(opened, out or Path(f"{opened.manifest.name}.world"))
+        finish(found, json, layers(found))
+        return
     if to != "onnx":
         engines(World.open(run), to, precision, players, out, json)
         return
@@ -112,6 +123,15 @@ def engines(world: World, package: str, precision: str, players: int, out: Path 
     report = {"world_hash": world.hash, "package": package, "version": version, "engines": made}
     lines = (f"{one['out']}: {one['bytes'] / 1e6:.1f} MB, {'built' if one['built'] else 'was there'}" for one in made)
     finish(report, json, "\n".join(lines))
+
+
+def layers(report: dict[str, Any]) -> str:
+    """The table of `add_int8`."""
+    lines = [f"{report['out']}: {report['bytes'] / 1e6:.1f} MB; {report['psnr']} dB over {TICKS} free ticks in int8"]
+    lines += [
+        f"  {'int8   ' if one['int8'] else 'float32'} {one['error']:.1e}  {one['weight']}" for one in report["layers"]
+    ]
+    return "\n".join(lines)
 
 
 def levels(text: str) -> tuple[float, ...]:

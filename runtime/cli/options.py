@@ -14,7 +14,7 @@ WorldName = Annotated[
 Seed = Annotated[int, typer.Option(help="of all randomness", min=0, max=(1 << 63) - 1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads (default: the cores, at most 4)", min=1, max=1024)]
 BackendName = Annotated[str, typer.Option(help="auto, openvino, onnxruntime or mock")]
-Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32")]
+Precision = Annotated[str, typer.Option(help="auto, bf16, int8 or fp32")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
