@@ -1,6 +1,6 @@
 """Families of public checkpoints: how one is recognised, and what every imported world offers once it is loaded.
 
-A family is one module with three functions, and one line in FAMILIES:
+A family is one module with three functions, and one line in FAMILIES (or an entry of a table such as wan_line.py):
 
     matches(shapes, config) -> spec | None     is this its file? config: the JSON beside the weights, or empty
     rename(weights) -> weights                 public names to the module's, parts that play needs not left out
@@ -77,34 +77,49 @@ class Playable(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family comes from, and the module that knows it."""
+    """Where a family comes from, and what knows it: a module, or an object in one as "module:object"."""
 
     title: str
     source: str
     licence: str
-    module: str
+    at: str
+
+    @property
+    def reader(self) -> Reader:
+        module, _, name = self.at.partition(":")
+        found = import_module(f"worldmodel.families.{module}")
+        return cast("Reader", getattr(found, name) if name else found)
 
     def matches(self, shapes: Shapes, config: Mapping[str, Any]) -> Any:
-        return import_module(self.module).matches(shapes, config)
+        return self.reader.matches(shapes, config)
 
 
-_WAN = "worldmodel.families."
+class Reader(Protocol):
+    """The three functions of a family."""
+
+    def matches(self, shapes: Shapes, config: Mapping[str, Any]) -> Any: ...
+    def rename(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    def build(self, spec: Any) -> nn.Module: ...
+
+
+APACHE = "Apache-2.0"
 FAMILIES: dict[str, Family] = {  # the more particular before the more general
-    "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", f"{_WAN}matrix_game2"),
-    "minwm": Family("minWM", "github.com/shengshu-ai/minWM", "Apache-2.0", f"{_WAN}minwm"),
-    "longlive": Family("LongLive", "arXiv:2509.22622", "as github.com/NVlabs/LongLive says", f"{_WAN}longlive"),
-    "rolling_forcing": Family("Rolling Forcing", "arXiv:2509.25161", "academic use only", f"{_WAN}rolling_forcing"),
-    "causal_forcing": Family(
-        "Causal Forcing", "github.com/thu-ml/Causal-Forcing", "as its repository says", f"{_WAN}causal_forcing"
+    "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", "matrix_game2"),
+    "minwm": Family("minWM", "github.com/shengshu-ai/minWM", APACHE, "minwm"),
+    "longlive": Family(
+        "LongLive",
+        "arXiv:2509.22622",
+        "Apache-2.0 since November 2025 (its first weights were published as CC BY-NC 4.0)",
+        "wan_line:longlive",
     ),
-    "reward_forcing": Family("Reward Forcing", "arXiv:2512.04678", "Apache-2.0", f"{_WAN}reward_forcing"),
-    "self_forcing": Family("Self-Forcing", "arXiv:2506.08009", "Apache-2.0", f"{_WAN}self_forcing"),
-    "wan21": Family("Wan 2.1 T2V", "arXiv:2503.20314", "Apache-2.0", f"{_WAN}wan21"),
-    "diamond": Family("DIAMOND (Atari)", "arXiv:2405.12399", "MIT", "worldmodel.families.diamond"),
-    "open_oasis": Family("Open-Oasis 500M", "github.com/etched-ai/open-oasis", "MIT", "worldmodel.families.open_oasis"),
-    "waypoint": Family(
-        "Waypoint-1", "huggingface.co/Overworld/Waypoint-1-Small", "Apache-2.0", "worldmodel.families.waypoint"
-    ),
+    "rolling_forcing": Family("Rolling Forcing", "arXiv:2509.25161", "academic use only", "wan_line:rolling_forcing"),
+    "causal_forcing": Family("Causal Forcing", "arXiv:2602.02214, 2605.15141", APACHE, "wan_line:causal_forcing"),
+    "reward_forcing": Family("Reward Forcing", "arXiv:2512.04678", APACHE, "wan_line:reward_forcing"),
+    "self_forcing": Family("Self-Forcing", "arXiv:2506.08009", APACHE, "wan_line:self_forcing"),
+    "wan21": Family("Wan 2.1 T2V", "arXiv:2503.20314", APACHE, "wan_line:wan21"),
+    "diamond": Family("DIAMOND (Atari)", "arXiv:2405.12399", "MIT", "diamond"),
+    "open_oasis": Family("Open-Oasis 500M", "github.com/etched-ai/open-oasis", "MIT", "open_oasis"),
+    "waypoint": Family("Waypoint-1", "huggingface.co/Overworld/Waypoint-1-Small", "Apache-2.0", "waypoint"),
 }
 
 
@@ -123,14 +138,14 @@ def recognise(shapes: Shapes, config: Mapping[str, Any], where: str) -> tuple[st
 def build(name: str, spec: Any, weights: Mapping[str, Tensor], where: str) -> Playable:
     """The world of a family with these weights, which must fit one to one."""
     world = outline(name, spec)
-    load_strictly(world, import_module(FAMILIES[name].module).rename(weights), where)
+    load_strictly(world, FAMILIES[name].reader.rename(weights), where)
     return cast("Playable", world.eval().requires_grad_(False))
 
 
 def outline(name: str, spec: Any) -> nn.Module:
     """The Playable of a family without its weights, on the meta device: nothing of their size is allocated."""
     with torch.device("meta"):
-        world: nn.Module = import_module(FAMILIES[name].module).build(spec)
+        world: nn.Module = FAMILIES[name].reader.build(spec)
     return world
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,7 +97,7 @@ def _fit(family: str, spec: Any, weights: dict[str, tuple[int, ...]]) -> Fit:
     """Compare names and shapes without reading a tensor."""
     with torch.device("meta"):
         stand_ins = {name: torch.empty(shape) for name, shape in weights.items()}
-    renamed = import_module(FAMILIES[family].module).rename(stand_ins)
+    renamed = FAMILIES[family].reader.rename(stand_ins)
     return fit(shapes_of(outline(family, spec)), {name: tensor.shape for name, tensor in renamed.items()})
 
 
