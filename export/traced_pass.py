@@ -3,8 +3,8 @@
     stream.model = TracedPass(stream.model)
 
 A stream repeats a few patterns of passes: which frames, who sees whom, how many cached frames. A pattern that comes
-back is recorded once and replayed from then on. It pays where a pass is short; on large ones the matrix products take
-the time. What has masks, cameras, actions or image tokens is left to the transformer itself.
+back is recorded once and replayed from then on, with its weights packed for oneDNN (export/packed.py). What has masks,
+cameras, actions or image tokens is left to the transformer itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from export.packed import given, packed, weights
 from worldmodel.cache.attention import EVERY, Context, Group, Seen, Turns
 from worldmodel.cache.base import State
 from worldmodel.families.wan_transformer import Conditions, Levels, WanTransformer
@@ -36,6 +37,10 @@ class TracedPass:
     model: WanTransformer
     seen: dict[Pattern, int] = field(default_factory=dict, repr=False)
     programs: dict[Pattern, Program] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.fast = packed(self.model)
+        self.weights = weights(self.fast)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -58,8 +63,8 @@ class TracedPass:
             self.seen[pattern] = self.seen.get(pattern, 0) + 1
             if self.seen[pattern] < WORTH_IT:
                 return cast("tuple[Tensor, State]", self.model(latents, levels, groups, conditions, keep, silent))
-            self.programs[pattern] = record(self.model, pattern, tensors)
-        flow, *fresh = self.programs[pattern](*tensors)
+            self.programs[pattern] = record(self.fast, pattern, tensors + self.weights)
+        flow, *fresh = self.programs[pattern](*tensors, *self.weights)
         return flow, dict(zip(STORED, fresh, strict=True)) if fresh else {}
 
 
@@ -99,24 +104,27 @@ class Whole(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         _, kinds, start, stop, silent = self.pattern
-        given = iter(tensors)
-        latents, key, value = next(given), next(given), next(given)
+        inputs = iter(tensors)
+        latents, key, value = next(inputs), next(inputs), next(inputs)
         layers = range(self.model.spec.layers)
-        levels = Levels(tuple(_next(given, VECTORS) for _ in layers), _next(given, 2))
-        groups = tuple(_group(given, latents, *kind) for kind in kinds)
+        levels = Levels(tuple(_next(inputs, VECTORS) for _ in layers), _next(inputs, 2))
+        groups = tuple(_group(inputs, latents, *kind) for kind in kinds)
         cross = Conditions({"cross.k": key, "cross.v": value})
-        flow, fresh = self.model(latents, levels, groups, cross, slice(start, stop), silent)
+        with given(self.model, list(inputs)):
+            flow, fresh = self.model(latents, levels, groups, cross, slice(start, stop), silent)
         return flow, *fresh.values()
 
 
-def _group(given: Iterator[Tensor], like: Tensor, start: int, stop: int, cached: int, places: tuple[Any, ...]) -> Group:
+def _group(
+    inputs: Iterator[Tensor], like: Tensor, start: int, stop: int, cached: int, places: tuple[Any, ...]
+) -> Group:
     nothing = like.new_zeros(0)
-    turns, context = Turns(next(given), nothing), None
+    turns, context = Turns(next(inputs), nothing), None
     if cached:
-        context = Context({"self": next(given)}, {"self": next(given)}, cached)
-    sees = tuple(Seen(slice(a, b), Turns(next(given), nothing) if turned else None) for a, b, turned in places)
+        context = Context({"self": next(inputs)}, {"self": next(inputs)}, cached)
+    sees = tuple(Seen(slice(a, b), Turns(next(inputs), nothing) if turned else None) for a, b, turned in places)
     return Group(slice(start, stop), turns, sees, context)
 
 
-def _next(given: Iterator[Tensor], count: int) -> tuple[Tensor, ...]:
-    return tuple(next(given) for _ in range(count))
+def _next(inputs: Iterator[Tensor], count: int) -> tuple[Tensor, ...]:
+    return tuple(next(inputs) for _ in range(count))

@@ -8,6 +8,7 @@ riding in the pass of the next one are groupings of one pass, not variants of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as nnf
@@ -138,8 +139,13 @@ def angles(positions: Tensor, pairs: int, theta: float) -> Tensor:
 
     Float64 […, pairs]. Any position will do; there is no table to run out of.
     """
-    speed = torch.pow(theta, -torch.arange(pairs, dtype=torch.float64, device=positions.device) / max(pairs, 1))
-    return positions.double()[..., None] * speed
+    return positions[..., None] * _speeds(pairs, theta).to(positions.device)
+
+
+@lru_cache(maxsize=16)
+def _speeds(pairs: int, theta: float) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.pow(theta, -torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
 
 
 def unit(angle: Tensor) -> Tensor:

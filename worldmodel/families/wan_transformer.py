@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as nnf
@@ -34,6 +34,9 @@ from worldmodel.cache.base import Reading, State, gather
 from worldmodel.condition.camera import from_camera, project, to_camera
 from worldmodel.condition.wan_actions import ActionModule, ActionSpec
 from worldmodel.errors import SpecError
+
+
+TURNS_KEPT = 8  # rotations last made; a cache that counts positions from its own start needs the same ones for ever
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class WanTransformer(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))  # type: ignore[assignment]
         self.head = Head(spec)
         self._places: dict[tuple[int, int], Tensor] = {}
+        self._turns: dict[tuple[object, ...], Turns] = {}
 
     def forward(
         self,
@@ -159,7 +163,12 @@ class WanTransformer(nn.Module):
 
     def embed(self, latents: Tensor) -> Tensor:
         """[batch, F, channels, rows, columns] to tokens [batch, F, T, dim]."""
-        return self.patch_embedding(latents.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)
+        batch, frames, channels, rows, columns = latents.shape
+        down, right = self.spec.patch
+        cells = latents.reshape(batch, frames, channels, rows // down, down, columns // right, right)
+        patches = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * down * right)
+        # The convolution does not overlap: as a matrix product it is several times faster on CPUs.
+        return nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def unpatch(self, values: Tensor, size: torch.Size) -> Tensor:
         """[batch, F, T, patch numbers] to [batch, F, channels, rows, columns].
@@ -209,6 +218,14 @@ class WanTransformer(nn.Module):
 
     def turns(self, positions: Tensor, size: tuple[int, int]) -> Turns:
         """Rotations of whole frames at temporal positions [batch, frames]; size: latent rows and columns."""
+        known = (tuple(positions.flatten().tolist()), positions.shape, size, positions.device)
+        if known not in self._turns:
+            if len(self._turns) >= TURNS_KEPT:
+                del self._turns[next(iter(self._turns))]
+            self._turns[known] = self._turned(positions, size)
+        return self._turns[known]
+
+    def _turned(self, positions: Tensor, size: tuple[int, int]) -> Turns:
         batch, frames = positions.shape
         place = self._place(size, positions.device)  # complex [T, pairs]
         pairs = self.spec.head_dim // 2
@@ -303,9 +320,7 @@ class Block(nn.Module):
             return tokens
         if silent:
             shift2, scale2, gate2 = (part[:, silent:] for part in (shift2, scale2, gate2))
-        wide, narrow = self.ffn[0], self.ffn[2]
-        hidden = linear(torch.addcmul(shift2, self.norm(tokens), scale2), wide)
-        return torch.addcmul(tokens, linear(nnf.gelu(hidden, approximate="tanh"), narrow), gate2)
+        return torch.addcmul(tokens, self.ffn(torch.addcmul(shift2, self.norm(tokens), scale2)), gate2)
 
     def norm(self, tokens: Tensor) -> Tensor:
         return nnf.layer_norm(tokens, (self.dim,), eps=self.eps)
@@ -333,27 +348,23 @@ class SelfAttention(nn.Module):
         silent: int,
     ) -> Tensor:
         """tokens: [batch, F, T, dim]. Returns what the frames behind the silent ones gather."""
-        shape = (*tokens.shape[:3], self.heads, -1)
-        key = self.norm_k(linear(tokens, self.k)).view(shape)  # [batch, F, T, H, D]
-        value = linear(tokens, self.v).view(shape)
+        made = self.project(tokens, own.space, silent)
+        query, key, value = made.query, made.key, made.value
         fresh.keep("self", key, value)
         if camera is not None:
             keys, values = to_camera(key, camera), to_camera(value, camera)
             fresh.keep("camera", keys, values)
         if silent:
-            tokens = tokens[:, silent:]
             groups = tuple(group for group in groups if group.frames.start >= silent)
         if not groups:
-            return tokens
-        query = self.norm_q(linear(tokens, self.q)).view(*tokens.shape[:3], self.heads, -1)
-        asked = rotate(query, own.space[:, silent:] if silent else own.space)
-        rotated = rotate(key, own.space)
+            return tokens[:, silent:]
         told = []
         for group in groups:
-            turned = [seen.turned(key, rotated) for seen in group.sees]
+            turned = [seen.turned(key, made.rotated) for seen in group.sees]
             seen_keys, seen_values = group.keys("self", layer, turned), group.values("self", layer, value)
-            told.append(attend(asked[:, behind(group, silent)], seen_keys, seen_values, group.mask(key.shape[2])))
-        out = linear(torch.cat(told, 1) if len(told) > 1 else told[0], self.o)
+            asked = made.asked[:, behind(group, silent)]
+            told.append(attend(asked, seen_keys, seen_values, group.mask(key.shape[2])))
+        out = self.o(torch.cat(told, 1) if len(told) > 1 else told[0])
         if camera is None:
             return out
         query = project(query, camera[:, silent:])
@@ -363,7 +374,24 @@ class SelfAttention(nn.Module):
             seen_keys, seen_values = group.keys("camera", layer, turned), group.values("camera", layer, values)
             through.append(attend(query[:, behind(group, silent)], seen_keys, seen_values, group.mask(key.shape[2])))
         seen_through = from_camera(torch.cat(through, 1).unflatten(-1, (self.heads, -1)), camera[:, silent:])
-        return out + linear(seen_through.flatten(-2), self.prope_o)
+        return out + self.prope_o(seen_through.flatten(-2))
+
+    def project(self, tokens: Tensor, turns: Tensor, silent: int) -> Projected:
+        """tokens: [batch, F, T, dim]; turns: of all of them, complex [batch, F, T, 1, D/2]."""
+        key = self.norm_k(self.k(tokens)).unflatten(-1, (self.heads, -1))
+        value = self.v(tokens).unflatten(-1, (self.heads, -1))
+        query = self.norm_q(self.q(tokens[:, silent:])).unflatten(-1, (self.heads, -1))
+        return Projected(query, key, value, rotate(query, turns[:, silent:]), rotate(key, turns))
+
+
+class Projected(NamedTuple):
+    """What attention is made of, [batch, F, T, H, D] each; of the silent frames in front there are no queries."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    asked: Tensor  # queries rotated to where they stand
+    rotated: Tensor  # keys, the same
 
 
 class CrossAttention(nn.Module):
@@ -388,11 +416,11 @@ class CrossAttention(nn.Module):
         return key.unflatten(-1, (self.heads, -1)), value.unflatten(-1, (self.heads, -1))
 
     def forward(self, tokens: Tensor, layer: int, cross: State) -> Tensor:
-        query = self.norm_q(linear(tokens, self.q)).view(*tokens.shape[:3], self.heads, -1)
+        query = self.norm_q(self.q(tokens)).unflatten(-1, (self.heads, -1))
         told = attend(query, cross["cross.k"][:, layer, None], cross["cross.v"][:, layer, None])
         if "image.k" in cross:
             told = told + attend(query, cross["image.k"][:, layer, None], cross["image.v"][:, layer, None])
-        return linear(told, self.o)
+        return cast(Tensor, self.o(told))
 
 
 class ImageEmbedding(nn.Module):
@@ -446,8 +474,3 @@ class RmsNorm(nn.Module):
         length = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
         scale = torch.rsqrt(length.square_().mul_(1 / x.shape[-1]).add_(self.eps))
         return (whole * scale).type_as(x) * self.weight
-
-
-def linear(x: Tensor, layer: nn.Module) -> Tensor:
-    """A linear layer, without the cost of calling a module."""
-    return nnf.linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ class Stream:
     guidance: float | None = None  # classifier-free: v = v_u + guidance · (v_c − v_u)
     in_place: bool = False  # the state handed to `tick` is used up: its arrays become the next state's
     _levels: dict[tuple[Level, ...], Levels] = field(default_factory=dict, repr=False)
+    _columns: dict[tuple[tuple[float, ...], torch.dtype], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         rows, columns = self.size
@@ -103,12 +104,14 @@ class Stream:
 
     def plan(self, state: State) -> Plan:
         """The plan of the next tick. Players of one batch must be at the same point of the schedule."""
-        marks = torch.stack([state["phase"].clamp(max=self.schedule.steady_from), state["reprimed"]])
-        if not (marks == marks[:, :1]).all():
+        steady = self.schedule.steady_from
+        phases = [min(phase, steady) for phase in state["phase"].tolist()]
+        marks = set(zip(phases, state["reprimed"].tolist(), strict=True))
+        if len(marks) != 1:
             raise SpecError(
                 "players of one batch must be in the same phase of the schedule: warm up or re-prime them together"
             )
-        phase, reprimed = marks[:, 0].tolist()
+        phase, reprimed = marks.pop()
         return self.schedule.plan(phase, bool(reprimed))
 
     def noises(self, plan: Plan) -> int:
@@ -150,18 +153,28 @@ class Stream:
 
     def _advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
         """Every lane after a pass: at its next level, or clean."""
-        moved = []
-        pairs = zip(seen.split(self.cache.chunk, 1), flow.split(self.cache.chunk, 1), plan.rows[number], strict=True)
-        for lane, (block, velocity, level) in enumerate(pairs):
-            following = plan.following(number, lane)
-            if following is not None and not self.schedule.renoise:
-                moved.append(block + (following.sigma - level.sigma) * velocity)
-                continue
-            clean = (block.double() - level.sigma * velocity.double()).to(block.dtype)
-            if following is not None:
-                clean = (1 - following.sigma) * clean + following.sigma * next(draws)
-            moved.append(clean)
-        return moved
+        chunk = self.cache.chunk
+        follows = [plan.following(number, lane) for lane in range(len(plan.rows[number]))]
+        now = self._column([level.sigma for level in plan.rows[number]], torch.float64)
+        if not self.schedule.renoise:
+            later = self._column([0.0 if level is None else level.sigma for level in follows], torch.float64)
+            return list((seen + (later - now) * flow).to(seen.dtype).split(chunk, 1))
+        clean = torch.addcmul(seen.double(), now, flow.double(), value=-1).to(seen.dtype)
+        levels = [level for level in follows if level]
+        if not levels:
+            return list(clean.split(chunk, 1))
+        finished = chunk * (len(follows) - len(levels))  # only lane 0 can be
+        share = self._column([level.sigma for level in levels], seen.dtype)
+        mixed = torch.lerp(clean[:, finished:], torch.cat([next(draws) for _ in levels], 1), share)
+        return [*([clean[:, :finished]] if finished else []), *mixed.split(chunk, 1)]
+
+    def _column(self, sigmas: list[float], dtype: torch.dtype) -> Tensor:
+        """Sigmas of lanes as a column over their frames, [1, frames, 1, 1, 1]; made once."""
+        key = (tuple(sigmas), dtype)
+        if key not in self._columns:
+            column = torch.tensor(sigmas, dtype=dtype, device=self.model.head.modulation.device)
+            self._columns[key] = column.repeat_interleave(self.cache.chunk)[None, :, None, None, None]
+        return self._columns[key]
 
     def append(self, state: State, latents: Tensor, steer: Steer | None = None) -> State:
         """Commit given clean latents [batch, chunk, …] as the next block, such as a start picture.
@@ -231,6 +244,8 @@ class _Walk:
         self.stream, self.state = stream, dict(state)
         self.owned = stream.in_place  # whether the caches' arrays may be written
         self.read: dict[tuple[str, int, int, bool], Group] = {}
+        self.readings: dict[tuple[int, int, int, bool], Reading] = {}
+        self.books: list[Tensor] = []
         self.crosses: dict[str, State] = {}
         self.fresh: dict[str, State] = {}
 
@@ -333,13 +348,11 @@ class _Walk:
         stream, chunk = self.stream, self.stream.cache.chunk
         before, waiting = self.state["cache.next"], self._pending_steer()
         booked = stream.cache.book(self.state)
-        readings = [
-            (place, stream.cache.read(booked, size, ahead)) for place, (ahead, size) in self._spans(seen.shape[1])
-        ]
+        readings = [(place, self._read(booked, size, ahead)) for place, (ahead, size) in self._spans(seen.shape[1])]
         riding = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
         if len(before) > 1 and not all((mask == mask[:1]).all() for mask in riding):
             return None
-        stands_at = stream.cache.read(self.state, chunk, clean=True).query_positions
+        stands_at = self._read(self.state, chunk, clean=True).query_positions
         clean = {branch: self._clean(branch) for branch in stream.branches}
         self._make_room()  # after the clean block has read what leaves now
 
@@ -355,7 +368,7 @@ class _Walk:
         together = torch.cat([self.state["pending"], seen], 1)
         flow = self._pass(together, (stream.commit_level, *row), both, groups, self.first, silent=chunk)
         self.state["pending.full"] = torch.zeros_like(self.state["pending.full"])
-        self._fill(self.fresh, self.state["pending"], waiting)
+        self._fill(self.fresh, self.state["pending"], waiting, booked)
         return flow
 
     def _behind(
@@ -390,11 +403,20 @@ class _Walk:
         stream, frames = self.stream, place.stop - place.start
         key = (branch, ahead, frames, clean and stream.cache.clean_apart)
         if key not in self.read:
-            reading = stream.cache.read(self.state, frames, ahead, clean)
+            reading = self._read(self.state, frames, ahead, clean)
             turns = stream.model.turns(reading.query_positions, stream.size)
             context = stream.model.context(self._branch(branch), reading, stream.size)
             self.read[key] = Group(place, turns, (Seen(place),), context)
         return self.read[key]
+
+    def _read(self, state: State, frames: int, ahead: int = 0, clean: bool = False) -> Reading:
+        """What the cache answers; asked once about every state of its books, which are never written in place."""
+        cache = self.stream.cache
+        key = (id(state["cache.next"]), frames, ahead, clean and cache.clean_apart)
+        if key not in self.readings:
+            self.readings[key] = cache.read(state, frames, ahead, clean)
+            self.books.append(state["cache.next"])  # keeps its id from being used again
+        return self.readings[key]
 
     def _own(self) -> None:
         """Make the caches' arrays this tick's own, so that they may be written."""
@@ -409,8 +431,11 @@ class _Walk:
             after = self.stream.cache.make_room(self._branch(branch), in_place=True)
             self.state.update({branch + name: value for name, value in after.items() if name.startswith("kv.")})
 
-    def _fill(self, fresh: dict[str, State], latents: Tensor, steer: Steer) -> None:
-        """Store keys and values of all branches, and remember the latents and what steered them."""
+    def _fill(self, fresh: dict[str, State], latents: Tensor, steer: Steer, booked: State | None = None) -> None:
+        """Store keys and values of all branches, and remember the latents and what steered them.
+
+        booked: the cache's books after it, where they are known already.
+        """
         cache, state = self.stream.cache, self.state
         following = state["cache.next"][:, None]
         place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
@@ -421,7 +446,8 @@ class _Walk:
         for branch in self.stream.branches:
             after = cache.fill(self._branch(branch), fresh[branch], in_place=True)
             stored.update({branch + name: after[name] for name in fresh[branch]})
-        self.state = {**cache.book(state), **stored}
+        books = {name: part for name, part in (booked or after).items() if name.startswith("cache.")}
+        self.state = {**state, **stored, **books}
         self.read.clear()
 
     # -- parts of the state --------------------------------------------------------------------------------------------
