@@ -4,8 +4,8 @@
     python -m demos.side_by_side --headless --ticks 250 --video both.mp4   without a window; the recorder's driver plays
 
 Left the environment, right the world. When the environment changes its colours, its caption becomes the world's prompt.
-The racer begins where the environment's episode of seed 30 does; then they part ways, as what comes into the picture the
-world has to make up. Needs the train extra, and a world that names its environment.
+The racer begins where the environment's episode of seed 30 does; then they part ways, as what comes into the picture
+the world has to make up. Needs the train extra, and a world that names its environment.
 """
 
 from __future__ import annotations
