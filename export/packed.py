@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from worldmodel.cache.attention import rotate
 from worldmodel.families.wan_transformer import Projected, RmsNorm, SelfAttention, WanTransformer
 
-
 PACKED_FROM = 1 << 14  # numbers in a weight
 
 
@@ -77,7 +76,7 @@ def _product() -> Any:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str, how: str) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], how)  # type: ignore[no-any-return]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], how)
 
 
 def weights(model: WanTransformer) -> list[Tensor]:

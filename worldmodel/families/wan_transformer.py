@@ -35,7 +35,6 @@ from worldmodel.condition.camera import from_camera, project, to_camera
 from worldmodel.condition.wan_actions import ActionModule, ActionSpec
 from worldmodel.errors import SpecError
 
-
 TURNS_KEPT = 8  # rotations last made; a cache that counts positions from its own start needs the same ones for ever
 
 
