@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +31,21 @@ class Difference:
 
 def compare(reference: Session, other: Session, ticks: int = TICKS) -> Difference:
     """Play both on their own states with the same keys, a fixed pattern."""
-    errors: dict[str, float] = {}
-    psnr = []
+    return compare_all(reference, [other], ticks)[0]
+
+
+def compare_all(reference: Session, others: Sequence[Session], ticks: int = TICKS) -> list[Difference]:
+    """The same with several others; the reference, which is slow, plays once."""
+    found = [Difference({}, []) for _ in others]
     for tick in range(ticks):
         actions = pattern(reference.world.manifest.action_names, tick)
-        ours, theirs = reference.tick(actions), other.tick(actions)
-        psnr.append(psnr_of(ours, theirs))
-        for name, expected in reference.peek().items():
-            errors[name] = max(errors.get(name, 0.0), relative_error(other.peek()[name], expected))
-    return Difference(errors, psnr)
+        frame, state = reference.tick(actions), reference.peek()
+        for other, difference in zip(others, found, strict=True):
+            difference.psnr.append(psnr_of(frame, other.tick(actions)))
+            for name, expected in state.items():
+                error = relative_error(other.peek()[name], expected)
+                difference.errors[name] = max(difference.errors.get(name, 0.0), error)
+    return found
 
 
 def pattern(names: tuple[str, ...], tick: int) -> set[str]:

@@ -22,6 +22,7 @@ from export.tensorrt import About, EngineError, build, cached
 from export.tensorrt import load as load_engine
 from runtime.backends import load_backend
 from runtime.errors import BackendError, CheckFailed, MissingExtraError, WorldloopError
+from runtime.futures import futures, table
 from runtime.int8 import add_int8, most
 from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare, psnr_of
@@ -139,6 +140,17 @@ def test_parity_of_a_world_is_a_case_of_the_parity_command(files):
     assert (
         case["ok"] and case["name"] == "small" and case["kind"] == "onnxruntime fp32" and "latents" in case["outputs"]
     )
+
+
+def test_futures_of_every_backend_and_precision_stand_in_one_table(files):
+    rows = futures(World.open(files["int8"]), ticks=8, threads=1)
+    played = {(row["backend"], row["precision"]) for row in rows}
+    assert {("openvino", "fp32"), ("onnxruntime", "fp32")} <= played
+    for row in rows:
+        exact = row["precision"] == "fp32"
+        assert row["tick_error"] < (1e-5 if exact else 0.05) and row["tick_psnr"] > (60 if exact else 30)
+        assert row["distance"] < (0.01 if exact else 1) and row["apart"] is None
+    assert len(table(rows).splitlines()) == 2 + len(rows)
 
 
 def test_a_wrong_weight_is_noticed(files, monkeypatch):

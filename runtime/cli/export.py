@@ -19,7 +19,7 @@ from runtime.backends import usable_backends
 from runtime.backends.graphs import TICKS as TICKS_GRAPHS
 from runtime.cli.options import Json, finish
 from runtime.errors import CheckFailed, UsageError
-from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare
+from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare_all
 from runtime.session import Session
 from runtime.world import World
 
@@ -81,11 +81,7 @@ def command(
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder, "exact.world")
         pack(world, told, graphs, exact, "fp32", level=1)
-        futures = [
-            judge(target, exact, backend, ticks)
-            for backend in usable_backends(World.open(target))
-            if backend != "torch"
-        ]
+        futures = judge(target, exact, ticks)
     report = {
         "out": str(target),
         "world_hash": world_hash,
@@ -141,21 +137,26 @@ def levels(text: str) -> tuple[float, ...]:
         raise UsageError(f"--sigmas {text!r}: write numbers from 1 downwards, as '1 0.6 0.2'") from None
 
 
-def judge(shipped: Path, exact: Path, backend: str, ticks: int) -> dict[str, Any]:
-    """One backend: its arithmetic against torch with the same weights, its future against torch with the exact ones."""
+def judge(shipped: Path, exact: Path, ticks: int) -> list[dict[str, Any]]:
+    """Every backend: its arithmetic against torch with the same weights, its future against torch with exact ones."""
     world = World.open(shipped)
-    single = compare(Session(world, backend="torch"), Session(world, backend=backend, precision="fp32"), ticks)
-    best = Session(world, backend=backend)
-    future = compare(Session(World.open(exact), backend="torch"), best, ticks)
-    psnr = sum(future.psnr) / len(future.psnr)
-    return {
-        "backend": backend,
-        "ok": single.worst <= TOLERANCE and psnr >= PSNR_FLOOR,
-        "fp32_error": single.worst,
-        "precision": best.backend.precision,
-        "psnr_mean": round(psnr, 2),
-        "psnr_worst": round(min(future.psnr), 2),
-    }
+    names = [name for name in usable_backends(world) if name != "torch"]
+    plain = [Session(world, backend=name, precision="fp32") for name in names]
+    best = [Session(world, backend=name) for name in names]
+    single = compare_all(Session(world, backend="torch"), plain, ticks)
+    future = compare_all(Session(World.open(exact), backend="torch"), best, ticks)
+    found = []
+    for session, same, other in zip(best, single, future, strict=True):
+        psnr = sum(other.psnr) / len(other.psnr)
+        found.append({
+            "backend": session.backend.name,
+            "ok": same.worst <= TOLERANCE and psnr >= PSNR_FLOOR,
+            "fp32_error": same.worst,
+            "precision": session.backend.precision,
+            "psnr_mean": round(psnr, 2),
+            "psnr_worst": round(min(other.psnr), 2),
+        })  # fmt: skip
+    return found
 
 
 def text(report: dict[str, Any]) -> str:

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from runtime.backends import usable_backends
 from runtime.cli.options import BackendName, Json, finish
 from runtime.errors import CheckFailed, UsageError
+from runtime.futures import futures, table
+from runtime.world import World
 
 app = typer.Typer(add_completion=False)
 
@@ -18,12 +21,19 @@ app = typer.Typer(add_completion=False)
 def command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="golden folders, folders of them, or a world")],
     backend: BackendName = "auto",
+    ticks: Annotated[
+        int, typer.Option(help="of a world: play so long on every backend and precision, and print a table", min=0)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Print the largest error of every output, in standard deviations of what is expected.
 
     Exit 1 above the tolerance.
     """
+    if ticks:
+        rows = {path: futures_of(path, ticks) for path in paths}
+        finish({"futures": rows}, json, "\n\n".join(f"{path}\n\n{table(found)}" for path, found in rows.items()))
+        return
     cases = [case for path in paths for case in (golden(Path(path)) if Path(path).is_dir() else [world(path, backend)])]
     finish({"cases": cases}, json, "\n".join(line for case in cases for line in text(case)))
     failed = [case["name"] for case in cases if not case["ok"]]
@@ -61,6 +71,14 @@ def world(name: str, backend: str) -> dict[str, Any]:
     from runtime.parity import check_world
 
     return check_world(name, backend)
+
+
+def futures_of(name: str, ticks: int) -> list[dict[str, Any]]:
+    """The table of runtime/futures.py."""
+    world = World.open(name)
+    if "torch" not in usable_backends(world):
+        raise UsageError(f"world {world.manifest.name!r} has no torch reference to compare with")
+    return futures(world, ticks)
 
 
 def text(case: dict[str, Any]) -> list[str]:
