@@ -119,7 +119,7 @@ def test_the_frame_is_antialiased_and_road_lies_ahead(size: int) -> None:
     frame, _ = car.step(keys())
     levels = np.unique(frame[: size // 2])
     assert len(levels) > 8, "edges between road and grass should have steps between them"
-    assert np.array_equal(frame[size * 5 // 8, size // 2], (250, 250, 250))
+    assert frame[size * 5 // 8, size // 2].min() >= 240, "white road, in one of its three shades"
 
 
 def test_every_caption_names_both_colours_and_splits_differ() -> None:

@@ -151,7 +151,9 @@ _HELD_OUT_TEMPLATES = (
 
 _CAR_RED: Rgb = (204, 0, 0)
 _CONTRAST_ROAD_GRASS = 30.0  # smallest CIE76 distance between road and grass
-_CONTRAST_CAR = 25.0  # smallest distance of either from the car's hull
+_CONTRAST_ROAD_PATCH = 18.0  # smallest distance between road and the grass's patches
+_CONTRAST_CAR = 25.0  # smallest distance of road or grass from the car's hull
+_PATCH = 40  # levels between the grass and its patches: what shows a player how fast the car is
 _JITTER = 3.0  # largest distance of a scene's colour from its name's
 
 
@@ -237,7 +239,10 @@ def scene_colours(rng: np.random.Generator, split: Split) -> tuple[str, Rgb, str
             pools = [(unseen, unseen), (unseen, seen), (seen, unseen)][rng.integers(3)]
             road_name, grass_name = str(rng.choice(pools[0])), str(rng.choice(pools[1]))
         road, grass = _jitter(rng, all_names()[road_name]), _jitter(rng, all_names()[grass_name])
-        if delta_e(road, grass) >= _CONTRAST_ROAD_GRASS and _stands_out(road) and _stands_out(grass):
+        apart = delta_e(road, grass) >= _CONTRAST_ROAD_GRASS
+        if not apart or delta_e(road, patch_colour(grass)) < _CONTRAST_ROAD_PATCH:
+            continue
+        if _stands_out(road) and _stands_out(grass):
             return road_name, road, grass_name, grass
 
 
@@ -255,8 +260,12 @@ def _jitter(rng: np.random.Generator, rgb: Rgb) -> Rgb:
 
 def patch_colour(grass: Rgb) -> Rgb:
     """Colour of the grass's patches, a fixed function of the grass: lighter on dark grass, darker on light grass."""
-    shift = 20 if lab(grass)[0] < 60 else -20
-    red, green, blue = (int(np.clip(part + shift, 0, 255)) for part in grass)
+    return shaded(grass, _PATCH if lab(grass)[0] < 60 else -_PATCH)
+
+
+def shaded(rgb: Rgb, levels: int) -> Rgb:
+    """The colour so many levels lighter."""
+    red, green, blue = (int(np.clip(part + levels, 0, 255)) for part in rgb)
     return red, green, blue
 
 

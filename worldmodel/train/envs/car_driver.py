@@ -94,7 +94,7 @@ class CarDriver:
     def _coast(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         """Feet off, steering on (half of the time) or off too."""
         steering = self._rng.random() < 0.5
-        for _ in range(int(self._rng.integers(15, 90))):
+        for _ in range(int(self._rng.integers(15, 150))):
             left, right, *_ = self._keys(self._pursue(0.0)[0], 0.0) if steering else _NOTHING
             yield left, right, False, False
 
@@ -176,7 +176,7 @@ _MOVES = {
     "random_keys": 0.26,
     "long_turn": 0.07,
     "u_turn": 0.04,
-    "coast": 0.11,
+    "coast": 0.13,
     "stop": 0.14,
-    "full_gas": 0.12,
+    "full_gas": 0.1,
 }

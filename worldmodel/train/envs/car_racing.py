@@ -2,8 +2,9 @@
 
 One tick is two of the environment's 1/50 s physics steps, so 25 ticks a second. The picture is the environment's scene
 and camera (turned with the car, car a quarter from the bottom, 50 units high) drawn square, large and averaged down,
-without score, indicators or the intro's zoom. Left out on purpose: the wheels' turning marker, which aliases at 25 Hz,
-and skid marks, which the environment's own observation leaves out too. The physics are untouched.
+without score, indicators or the intro's zoom. The grass's squares and the three shades of the road's tiles are the
+environment's, with more contrast, so that speed can be seen. Left out on purpose: the wheels' turning marker, which
+aliases at 25 Hz, and skid marks, which the environment's own observation leaves out too. The physics are untouched.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ car_dynamics, car_racing = _import_environment()
 VIEW_UNITS = 50.0  # height and width of what the frame shows, in the environment's length units
 CAR_FROM_TOP = 0.75  # where the car stands in the frame
 SUPERSAMPLE = 4
+_STRIPE = 8  # levels between neighbouring shades of the road's tiles, of which the environment has three
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
 _REACH = VIEW_UNITS * math.hypot(0.5, CAR_FROM_TOP) + 1.2 * car_racing.TRACK_WIDTH  # car to a tile that may be seen
 
@@ -236,7 +238,10 @@ class CarRacing:
         near = self._near(self._curbs, position)
         for poly, index in zip(self._on_canvas(self._curbs[near], position, yaw), near, strict=True):
             cv2.fillConvexPoly(self._canvas, poly, self._curb_colours[index], cv2.LINE_8, _SUBPIXEL_BITS)
-        self._fill(self._on_canvas(self._tiles[self._near(self._tiles, position)], position, yaw), self._road)
+        near = self._near(self._tiles, position)
+        tiles = self._on_canvas(self._tiles[near], position, yaw)
+        for shade in range(3):
+            self._fill(tiles[near % 3 == shade], captions.shaded(self._road, _STRIPE * (shade - 1)))
         for wheel in self._env.car.wheels:
             self._fill(self._on_canvas(_wheel_corners(wheel), position, yaw)[None], car_dynamics.WHEEL_COLOR)
         self._fill(self._hull, _HULL_COLOUR)
