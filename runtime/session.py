@@ -89,6 +89,8 @@ class Session:
             state[name][...] = tensor
         if self._worker is not None:
             self._worker.reset()
+        if chosen and text != chosen.prompt:  # another text than the one that says what the start shows is news
+            state = self.backend.recache(state, self.backend.embed(chosen.prompt))
         self._begin(Moment(seed, 0, start, text, embedding, self.backend.recache(state, embedding), frozenset()))
 
     def tick(self, actions: Collection[str] = (), *, graph: str | None = None, answers: int = 0) -> np.ndarray:

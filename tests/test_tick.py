@@ -17,6 +17,7 @@ from worldmodel.tick import (
     tick,
 )
 from worldmodel.transformer.clip import Clip, denoise_clip
+from worldmodel.transformer.generator import FRESH
 
 TINY = WorldSpec(
     name="tiny", height=24, width=32, tick_hz=25, actions=("left", "right", "gas"), keys={}, environment="none",
@@ -59,7 +60,8 @@ def inputs(world: World, schedule: ScheduleTable, ticks: int, players: int = 1) 
 
 
 @torch.no_grad()
-def test_playing_equals_the_parallel_pass_that_training_uses(world):
+@pytest.mark.parametrize("news", [False, True])
+def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
     """Frames made one by one with the cache are those that the clip denoises side by side from the same history."""
     schedule, window, ticks = frame_wise(1.0, 0.4), TINY.window, 9
     state = started(world, schedule)
@@ -67,6 +69,8 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world):
     # Fill the window by play, so that every cached key was made from a full window as well.
     latents, told = [state["latents"][:, 0]], [state["sink_actions"]]
     history, made, second_input = state["actions"], [], []
+    if news:
+        state = recache(world, state, torch.randn(1, 2, 4))
     state = recache(world, state, prompt)
     first = state["latents"][:, 1:]
     for action, _, noise in inputs(world, schedule, ticks):
@@ -78,7 +82,8 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world):
     frames = clean.shape[1]
     told = torch.stack([told[0], *[history[:, i : i + 3] for i in range(frames - 1)]], 1)
     prompts = prompt.unsqueeze(1).expand(-1, frames, -1, -1)
-    clip = Clip(clean, torch.zeros(1, frames), told, prompts, prompts)
+    fresh = torch.full((1, frames), float(news))
+    clip = Clip(clean, torch.zeros(1, frames), told, prompts, prompts, fresh, fresh)
     each = torch.arange(frames).expand(1, -1)
 
     def denoised(noisy, sigma):
@@ -91,6 +96,27 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world):
     clean_guess = denoised(start_noise, 1.0)
     result = denoised(0.6 * clean_guess + 0.4 * again, 0.4)
     torch.testing.assert_close(result[:, -ticks:], clean[:, -ticks:], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_is_news_for_a_while_and_then_the_newest_frame_is_the_sink(world):
+    schedule = frame_wise(1.0)
+    state = recache(world, started(world, schedule), torch.full((1, 2, 4), 1.0))
+    assert state["fresh"].item() == 0, "the first prompt says what is seen already"
+    state = recache(world, state, torch.full((1, 2, 4), 2.0))
+    sink = state["latents"][:, 0]
+    for action, _, noise in inputs(world, schedule, FRESH - 1):
+        _, state = next_latent(world, state, action, state["told"], noise, schedule)
+        assert torch.equal(state["latents"][:, 0], sink)
+    newest = {name: value.clone() for name, value in state.items()}
+    told_again = recache(world, state, state["told"])
+    assert torch.equal(told_again["fresh"], state["fresh"]), "the same words are no news"
+    action, _, noise = inputs(world, schedule, 1)[0]
+    _, state = next_latent(world, state, action, state["told"], noise, schedule)
+    assert state["fresh"].item() == 0 and state["position"][0, 0] == newest["frame"]
+    assert torch.equal(state["latents"][:, 0], newest["latents"][:, -1])
+    assert torch.equal(state["sink_actions"], newest["actions"][:, -TINY.generator.action_history :])
+    assert torch.equal(state["kv.0"][:, :, :, 0], state["kv.0"][:, :, :, -1])
 
 
 @torch.no_grad()

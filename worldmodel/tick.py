@@ -6,6 +6,9 @@ The pass that commits the last clean frame to the cache rides in the first denoi
 because the clean frame does not see the noisy ones; algorithms.md A.5). Keys are cached without their turn in time;
 where they stand is data (`position`), and the sink always stands right before the window (re-anchored, as in
 Rolling Forcing).
+
+A prompt is news for FRESH ticks after a switch; then the picture has taken it up, and the newest frame becomes the
+sink, so that what is kept for ever shows the colours of now.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from worldmodel.codec.small import Codec
 from worldmodel.schedule.table import Pass, ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
-from worldmodel.transformer.generator import RECENT, Generator, patchify, unpatchify
+from worldmodel.transformer.generator import FRESH, RECENT, Generator, patchify, unpatchify
 from worldmodel.transformer.play import (
     Conditions,
     Embedding,
@@ -53,6 +56,7 @@ def state_shapes(
     frame: number of the newest shown frame, which is not in the cache yet ("pending")
     position: frame in each slot of the cache; slot 0 is the sink
     latents: clean latents of the sink, of the window, and of the pending frame
+    told: the prompt of the last recache, zero before the first; fresh: ticks for which it is still news
     sink_actions, actions: what led to them, with history; the last entry led to the pending frame
     flight: frames still being denoised, the oldest first, each at its own noise level (rolling schedules only)
     kv.N: keys and values of block N, not turned in time; heads before slots, so that a head's keys lie together
@@ -65,6 +69,8 @@ def state_shapes(
         "frame": ((1,), torch.int64),
         "position": ((1, slots), torch.int64),
         "latents": ((1, slots + 1, *latent), torch.float32),
+        "told": ((1, spec.prompt_tokens, spec.prompt_dim), torch.float32),
+        "fresh": ((1,), torch.int64),
         "sink_actions": ((1, history, actions), torch.float32),
         "actions": ((1, spec.window + history, actions), torch.float32),
     }
@@ -88,6 +94,8 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
         "frame": torch.full((batch,), spec.window + 1, device=device),
         "position": torch.arange(spec.window + 1, device=device).expand(batch, -1).contiguous(),
         "latents": latents.float(),
+        "told": torch.zeros(batch, spec.prompt_tokens, spec.prompt_dim, device=device),
+        "fresh": torch.zeros(batch, dtype=torch.int64, device=device),
         "sink_actions": actions[:, 0].float(),
         "actions": torch.cat([actions[:, 1, :-1], actions[:, 1:, -1]], 1).float(),
     }
@@ -102,6 +110,8 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
 def recache(world: World, state: State, prompt: Tensor) -> State:
     """Renew the keys and values of all cached frames under a prompt (LongLive's KV-recache, arXiv:2509.22622).
 
+    The first prompt of a world says what its frames show already; any other one is news.
+
     prompt: [batch, prompt_tokens, prompt_dim].
     """
     generator, window = world.generator, world.spec.window
@@ -110,11 +120,15 @@ def recache(world: World, state: State, prompt: Tensor) -> State:
     history = world.spec.generator.action_history
     past = [state["actions"][:, i : i + history] for i in range(window)]
     actions = torch.stack([state["sink_actions"], *past], 1)
-    sigma = torch.zeros(batch, frames, device=latents.device)
-    condition = generator.condition(sigma, actions, prompt.unsqueeze(1).expand(-1, frames, -1, -1))
+    other, first = (state["told"] != prompt).flatten(1).any(1), (state["told"] == 0).flatten(1).all(1)
+    fresh = torch.where(other & ~first, FRESH, state["fresh"])
+    sigma, news = torch.zeros(batch, frames, device=latents.device), (fresh > 0).float().unsqueeze(1)
+    condition = generator.condition(
+        sigma, actions, prompt.unsqueeze(1).expand(-1, frames, -1, -1), news.expand(-1, frames)
+    )
     shared = generator.shared_modulation(condition)
     x = generator.tokens(latents, recent_frames(latents))
-    renewed = dict(state)
+    renewed = state | {"told": prompt.clone(), "fresh": fresh}
     for layer, block in enumerate(generator.layers):
         x, k, v = clean_layer(block, x, shared, window, generator.space_cos, generator.space_sin)
         renewed[f"kv.{layer}"] = torch.stack([k, v], 1).permute(0, 1, 4, 2, 3, 5).to(state[f"kv.{layer}"].dtype)
@@ -173,11 +187,13 @@ def _walk(
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
     ends = range(past.shape[1] - flying, past.shape[1] + 1)
     told = torch.stack([past[:, end - sizes.action_history : end] for end in ends], 1)
-    conditions = Conditions(generator, [step.sigmas for step in passes], told, prompt)
+    fresh = state["fresh"]
+    conditions = Conditions(generator, [step.sigmas for step in passes], told, prompt, (fresh > 0).float())
     embedding, turns = Embedding(generator), Turns(generator, sizes.head_dim)
     layers = [Layer(block, turns) for block in generator.layers]
-    clock = _Clock(state["position"], state["frame"], turns)
-    memory = [_Remembered(state[f"kv.{number}"], clock) for number in range(sizes.depth)]
+    settled = _Settled(fresh == 1)
+    clock = _Clock(state["position"], state["frame"], turns, settled)
+    memory = [_Remembered(state[f"kv.{number}"], clock, settled) for number in range(sizes.depth)]
 
     for number, step in enumerate(passes):
         if step.enters:
@@ -205,8 +221,17 @@ def _walk(
     after: State = {
         "frame": state["frame"] + 1,
         "position": clock.committed,
-        "latents": torch.cat([state["latents"][:, :1], state["latents"][:, 2:], latents[:, :1]], 1),
-        "sink_actions": state["sink_actions"],
+        "latents": torch.cat(
+            [
+                settled.sink(state["latents"][:, :1], state["latents"][:, -1:]),
+                state["latents"][:, 2:],
+                latents[:, :1],
+            ],
+            1,
+        ),
+        "told": state["told"],
+        "fresh": (fresh - 1).clamp(min=0),
+        "sink_actions": settled.sink(state["sink_actions"], state["actions"][:, -sizes.action_history :]),
         "actions": torch.cat([state["actions"][:, 1:], action.unsqueeze(1)], 1),
     }
     if flying > 1:
@@ -219,13 +244,25 @@ def _renoise(clean: Tensor, level: float, noises: Iterator[Tensor]) -> Tensor:
     return (1 - level) * clean + level * next(noises)
 
 
+class _Settled:
+    """Which players' pictures have just taken up a prompt: their pending frame becomes the sink. now: bool [batch]."""
+
+    def __init__(self, now: Tensor) -> None:
+        self._now = now
+
+    def sink(self, kept: Tensor, pending: Tensor) -> Tensor:
+        """kept, pending: [batch, …]."""
+        return torch.where(self._now.view(-1, *[1] * (kept.dim() - 1)), pending, kept)
+
+
 class _Clock:
     """How far the remembered frames lie before a frame at `time`: 0 is the pending one, 1 the one to be made."""
 
-    def __init__(self, position: Tensor, frame: Tensor, turns: Turns) -> None:
+    def __init__(self, position: Tensor, frame: Tensor, turns: Turns, settled: _Settled) -> None:
         self.turns, self._position, self._frame = turns, position, frame
         self.window = position.shape[1] - 1
-        self.committed = torch.cat([position[:, :1], position[:, 2:], frame.unsqueeze(1)], 1)
+        newest = frame.unsqueeze(1)
+        self.committed = torch.cat([settled.sink(position[:, :1], newest), position[:, 2:], newest], 1)
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}
 
     def slots(self, time: int) -> list[slice]:
@@ -246,14 +283,14 @@ class _Clock:
 class _Remembered:
     """One block's cache during a tick. Cached keys are turned once for each time, for all passes."""
 
-    def __init__(self, kv: Tensor, clock: _Clock) -> None:
-        self.kv, self._clock = kv, clock  # [batch, 2, heads, slots, tokens, head_dim]
+    def __init__(self, kv: Tensor, clock: _Clock, settled: _Settled) -> None:
+        self.kv, self._clock, self._settled = kv, clock, settled  # kv: [batch, 2, heads, slots, tokens, head_dim]
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def commit(self, k: Tensor, v: Tensor) -> None:
         """The pending frame takes the place of the oldest but the sink. k, v: [batch, heads, tokens, head_dim]."""
         new = torch.cat([k, v], 1).unflatten(1, (2, -1)).unsqueeze(3).to(self.kv.dtype)
-        self.kv = torch.cat([self.kv[:, :, :, :1], self.kv[:, :, :, 2:], new], 3)
+        self.kv = torch.cat([self._settled.sink(self.kv[:, :, :, :1], new), self.kv[:, :, :, 2:], new], 3)
 
     def attend(self, q: Tensor, k: list[Tensor], v: list[Tensor], time: int) -> Tensor:
         """What the frame at `time` finds in the cache and in the frames of its pass up to itself, which is the last."""

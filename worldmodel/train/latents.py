@@ -23,9 +23,10 @@ from worldmodel.train.frames import as_input, shards_of_frames
 from worldmodel.train.run import write_whole
 from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip
+from worldmodel.transformer.generator import FRESH
 
 CAPTIONS_PER_SCENE = 4
-SINK_OF_SCENE = 0.7  # share of clips whose sink is sure to be of the scene in which they begin
+SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,15 @@ class LatentSet:
         prompt = shown.prompts[shown.captions[scene, which]]
         renamed = torch.ones(batch, dtype=torch.bool, device=device) if recoloured else draw(batch) < 0.5
         clean_prompt = torch.where(renamed[:, None, None, None], prompt[:, -1:], prompt)
+        if recoloured:
+            fresh = clean_fresh = torch.ones(batch, frames, device=device)
+        else:
+            new = self.scene_first[index] > self.first[index]
+            fresh = (new & (index - self.scene_first[index] < FRESH)).float()
+            told_anew = renamed.unsqueeze(1) & (scene != scene[:, -1:]) & (fresh > 0).any(1, keepdim=True)
+            clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma = torch.zeros(batch, frames, device=device)
-        clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt)
+        clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt, clean_fresh, fresh)
         target = recoloured.latents[sides, index].float() if recoloured else clip.clean
         return Drawn(clip, target, renamed, scene)
 

@@ -68,7 +68,7 @@ def roll_out(
 ) -> Tensor:
     """Free-running latents [batch, ticks, …] under the clip's actions and prompts, from its first 1 + begin frames.
 
-    Prompts may change on the way, as they do in recordings: the new frames simply see the new prompt.
+    Prompts may change on the way, as they do in recordings.
     """
     schedule = schedule or world.spec.schedule
     state = begin_play(world, clip, begin, schedule)
@@ -78,6 +78,7 @@ def roll_out(
             len(clip.clean), schedule.noises, *world.spec.latent_shape, device=clip.clean.device, generator=generator
         )
         frame = begin + 1 + t
+        state = tell(world, state, clip.prompt[:, frame])
         latent, state = next_latent(world, state, clip.actions[:, frame, -1], clip.prompt[:, frame], noise, schedule)
         made.append(latent)
     return torch.stack(made, 1)
@@ -89,3 +90,8 @@ def begin_play(world: World, clip: Clip, begin: int, schedule: ScheduleTable) ->
     kept = [0, *range(begin - window, begin + 1)]
     state = start(world, clip.clean[:, kept], clip.actions[:, kept], schedule)
     return recache(world, state, clip.prompt[:, begin])
+
+
+def tell(world: World, state: State, prompt: Tensor) -> State:
+    """The state after a prompt [batch, prompt_tokens, prompt_dim], some of which may be new."""
+    return recache(world, state, prompt) if (state["told"] != prompt).any() else state

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.tick import World, next_latent
-from worldmodel.train.preview import begin_play
+from worldmodel.train.preview import begin_play, tell
 from worldmodel.transformer.clip import Clip
 
 FADING = 0.9  # weight of each tick relative to the one before: what the recording says binds less and less
@@ -27,6 +27,7 @@ def play_out(world: World, clip: Clip, begin: int, draw: torch.Generator) -> Ten
     batch, frames = clean.shape[:2]
     for frame in range(begin + 1, frames):
         noise = torch.randn(batch, schedule.noises, *clean.shape[2:], device=clean.device, generator=draw)
+        state = tell(world, state, clip.prompt[:, frame])
         latent, state = next_latent(world, state, clip.actions[:, frame, -1], clip.prompt[:, frame], noise, schedule)
         clean[:, frame] = latent.float()
     return clean

@@ -41,9 +41,7 @@ SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry
 HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
 HISTORY_DRIFT = 0.25  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
 PROMPT_NOISE = 0.1
-MISNAMED = (
-    0.35  # half of the clips are told up to this much of another clip's prompt: words come near, pictures are exact
-)
+MISNAMED = 0.7  # share of clips that are told another clip's prompt to some degree, except where it is news
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.3  # x0 errors count 1 / max(sigma, floor)²
@@ -115,7 +113,6 @@ class Lesson:
 
     def __init__(self, drawn: Drawn) -> None:
         self.clip, self.target = drawn.clip, drawn.target
-        self.recoloured = drawn.target is not drawn.clip.clean
         # A renamed history belongs to frames of the newest scene only: that is all a player meets after a switch.
         self.counts = (~(drawn.renamed[:, None] & (drawn.scene != drawn.scene[:, -1:]))).float()
         self.counts[:, : SETTLING + 1] = 0
@@ -178,11 +175,11 @@ class Lesson:
         clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
         clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift, clean)
         told, said = clip.clean_prompt, clip.prompt
-        if not self.recoloured:
-            amount = some(0.5, MISNAMED).squeeze(-1)
-            told, said = (torch.lerp(x, x.roll(1, 0), amount) for x in (told, said))
+        amount = some(MISNAMED, 1.0).squeeze(-1)
+        told = torch.lerp(told, told.roll(1, 0), amount * (1 - clip.clean_fresh)[:, :, None, None])
+        said = torch.lerp(said, said.roll(1, 0), amount * (1 - clip.fresh)[:, :, None, None])
         jitter = PROMPT_NOISE * torch.randn(batch, 1, *said.shape[2:], device=device)
-        return Clip(clean, clip.clean_sigma, clip.actions, told + jitter, said + jitter)
+        return Clip(clean, clip.clean_sigma, clip.actions, told + jitter, said + jitter, clip.clean_fresh, clip.fresh)
 
 
 def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentSet, World]:

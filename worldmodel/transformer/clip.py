@@ -25,6 +25,7 @@ class Clip:
     clean_sigma: [batch, frames]
     actions: [batch, frames, history, action_dim]
     clean_prompt, prompt: [batch, frames, prompt_tokens, prompt_dim] as the history and as the noisy frames see it
+    clean_fresh, fresh: [batch, frames], 1 where that prompt is news
     """
 
     clean: Tensor
@@ -32,6 +33,8 @@ class Clip:
     actions: Tensor
     clean_prompt: Tensor
     prompt: Tensor
+    clean_fresh: Tensor
+    fresh: Tensor
 
 
 def denoise_clip(
@@ -60,6 +63,7 @@ def denoise_clip(
         torch.cat([clip.clean_sigma, sigma], 1),
         torch.cat([clip.actions, clip.actions], 1),
         torch.cat([clip.clean_prompt, clip.prompt], 1),
+        torch.cat([clip.clean_fresh, clip.fresh], 1),
     )
     shared = generator.shared_modulation(condition)
     x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))

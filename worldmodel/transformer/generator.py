@@ -18,6 +18,8 @@ from worldmodel.transformer.rope import space_angles, time_angles, time_dim, tur
 
 NOISE_FREQUENCIES = 64
 NORM_EPSILON = 1e-6
+FRESH = 16  # ticks after a prompt switch in which the picture turns towards the prompt
+HEARD = 0.25  # how much of a prompt a new generator hears after that: what is shown says more than words
 RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
 
 
@@ -78,6 +80,8 @@ class Generator(nn.Module):
         self.noise_level = _mlp(2 * NOISE_FREQUENCIES, sizes.dim)
         self.actions = _mlp(sizes.action_history * len(spec.actions), sizes.dim)
         self.prompt = _mlp(spec.prompt_tokens * spec.prompt_dim, sizes.dim)
+        self.fresh = nn.Parameter(torch.zeros(sizes.dim))
+        self.heard = nn.Parameter(torch.full((sizes.dim,), HEARD))
         self.adaln = nn.Linear(sizes.dim, 6 * sizes.dim)
         self.blocks = nn.ModuleList(Block(sizes.dim, sizes.heads, sizes.mlp_ratio) for _ in range(sizes.depth))
         self.head_modulation = nn.Linear(sizes.dim, 2 * sizes.dim)
@@ -95,13 +99,26 @@ class Generator(nn.Module):
     def layers(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def condition(self, sigma: Tensor, actions: Tensor, prompt: Tensor) -> Tensor:
+    def condition(self, sigma: Tensor, actions: Tensor, prompt: Tensor, fresh: Tensor) -> Tensor:
         """One vector per frame, [batch, frames, dim].
 
         sigma: [batch, frames]. actions: [batch, frames, history, action_dim], the frame's own last.
-        prompt: [batch, frames, prompt_tokens, prompt_dim].
+        prompt: [batch, frames, prompt_tokens, prompt_dim]. fresh: [batch, frames], see `said`.
         """
-        return F.silu(self.level(sigma) + self.actions(actions.flatten(2)) + self.prompt(prompt.flatten(2)))
+        return F.silu(self.level(sigma) + self.actions(actions.flatten(2)) + self.said(prompt, fresh))
+
+    def said(self, prompt: Tensor, fresh: Tensor) -> Tensor:
+        """What the prompt adds to the condition, [..., dim].
+
+        A name is never quite the colour that is shown. So a world goes by the prompt while it is news, for FRESH ticks
+        after a switch, and by the picture from then on.
+
+        prompt: [..., prompt_tokens, prompt_dim]. fresh: [...], 1 where the prompt is news, 0 elsewhere.
+        """
+        fresh = fresh.unsqueeze(-1)
+        heard = fresh + (1 - fresh) * self.heard
+        said: Tensor = heard * self.prompt(prompt.flatten(-2)) + fresh * self.fresh
+        return said
 
     def level(self, sigma: Tensor) -> Tensor:
         """What the noise level adds to the condition, [..., dim]. sigma: [...]."""

@@ -28,15 +28,17 @@ class Conditions:
 
     sigmas: of the frames in flight in each pass; in the first pass the pending frame comes before them, clean.
     told: [batch, times, history, action_dim], what led to the frames of time 0, 1, …
-    prompt: [batch, prompt_tokens, prompt_dim].
+    prompt: [batch, prompt_tokens, prompt_dim]. fresh: [batch], 1 where it is news.
     """
 
-    def __init__(self, generator: Generator, sigmas: Sequence[Sequence[float]], told: Tensor, prompt: Tensor) -> None:
+    def __init__(
+        self, generator: Generator, sigmas: Sequence[Sequence[float]], told: Tensor, prompt: Tensor, fresh: Tensor
+    ) -> None:
         self._generator, device = generator, told.device
         flying = [len(levels) for levels in sigmas]
         levels = torch.tensor([0.0, *(level for row in sigmas for level in row)], device=device)
         times = torch.tensor([0, *(time for count in flying for time in range(1, count + 1))], device=device)
-        said = generator.actions(told.flatten(2)) + generator.prompt(prompt.flatten(1)).unsqueeze(1)
+        said = generator.actions(told.flatten(2)) + generator.said(prompt, fresh).unsqueeze(1)
         condition = F.silu(generator.level(levels) + said.index_select(1, times))  # [batch, rows, dim]
 
         tables = torch.stack([block.modulation for block in generator.layers])  # [depth, 6, dim]
