@@ -68,20 +68,25 @@ def denoise_clip(
     shared = generator.shared_modulation(condition)
     x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))
     for block in generator.layers:
-        x = layer(block, x, shared, in_tile, window, generator.space_cos, generator.space_sin)
-    frames = noisy.shape[1]
-    return generator.latent(x[:, frames:], condition[:, frames:], recent_noisy)
+        last = block is generator.layers[-1]
+        x = layer(block, x, shared, in_tile, window, generator.space_cos, generator.space_sin, last)
+    return generator.latent(x, condition[:, noisy.shape[1] :], recent_noisy)
 
 
 def clip_layer(
-    block: Block, x: Tensor, shared: Tensor, in_tile: Tensor | None, window: int, cos: Tensor, sin: Tensor
+    block: Block, x: Tensor, shared: Tensor, in_tile: Tensor | None, window: int, cos: Tensor, sin: Tensor, last: bool
 ) -> Tensor:
-    """One block over both streams. x: [batch, 2 · frames, tokens, dim], clean frames first."""
+    """One block over both streams. x: [batch, 2 · frames, tokens, dim], clean frames first; the `last` block gives the
+    noisy ones alone.
+    """
     q, k, v = block.project(x, shared, cos, sin)
     q, k, sink = turned_clip(q, k, window)
     keys = two_stream_slots(k, sink, in_tile, window)
     values = two_stream_slots(v, v[:, :1].expand_as(v), in_tile, window)
-    return block.finish(x, attend(q, keys, values), shared)
+    if last:  # of clean frames, nothing but keys and values is wanted
+        x, shared, q = (part.chunk(2, dim=1)[1] for part in (x, shared, q))
+        return block.finish(x, attend(q, keys[1], values[1]), shared)
+    return block.finish(x, attend(q, torch.cat(keys, 1), torch.cat(values, 1)), shared)
 
 
 def clean_layer(
@@ -114,8 +119,10 @@ def clean_slots(clean: Tensor, sink: Tensor, window: int) -> list[Tensor]:
     return [sink, *(shifted(clean, distance) for distance in range(window, 0, -1)), clean]
 
 
-def two_stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window: int) -> Tensor:
-    """`clean_slots` for both streams, [batch, 2 · frames, (1 + window + 1) · tokens, heads, head_dim]."""
+def two_stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window: int) -> tuple[Tensor, Tensor]:
+    """`clean_slots` for the clean and the noisy stream, [batch, frames, (1 + window + 1) · tokens, heads, head_dim]
+    each.
+    """
     clean, noisy = fresh.chunk(2, dim=1)
     sink, sink_noisy = sink.chunk(2, dim=1)
     slots = clean_slots(clean, sink, window)
@@ -124,7 +131,7 @@ def two_stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window
         for slot, distance in enumerate(range(window, 0, -1)):
             own = in_tile[:, :, slot, None, None, None]
             slots_noisy[1 + slot] = torch.where(own, shifted(noisy, distance), slots[1 + slot])
-    return torch.cat([torch.cat(slots, 2), torch.cat(slots_noisy, 2)], 1)
+    return torch.cat(slots, 2), torch.cat(slots_noisy, 2)
 
 
 def tile_membership(tile_start: Tensor, window: int) -> Tensor:
