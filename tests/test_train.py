@@ -79,6 +79,12 @@ def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recordi
     drawn = latents.clips(read_plan(run), starts, 20, torch.Generator().manual_seed(0))
     assert len(starts) and (drawn.scene[:, 1 + SETTLING] != drawn.scene[:, -1]).all()
     assert drawn.renamed.any() and not drawn.renamed.all()
+    clip, newest = drawn.clip, drawn.scene == drawn.scene[:, -1:]
+    switch = (drawn.scene[:, 1:] != drawn.scene[:, :-1]).float().argmax(1) + 1
+    at = torch.arange(len(starts))
+    assert (clip.fresh[at, switch] == 1).all(), "a prompt is news from the frame of the switch"
+    assert (clip.clean_fresh[drawn.renamed] >= (~newest[drawn.renamed]).float()).all(), "a recached history hears it"
+    assert torch.equal(clip.clean_fresh[~drawn.renamed], clip.fresh[~drawn.renamed])
 
 
 def test_recoloured_drives_give_the_target_and_the_prompt_of_a_clip_but_not_its_history(run, recording):
@@ -88,6 +94,7 @@ def test_recoloured_drives_give_the_target_and_the_prompt_of_a_clip_but_not_its_
     assert latents.same_drives(twin) and not latents.same_drives(replace(twin, actions=1 - twin.actions))
     drawn = latents.clips(spec, latents.starts(19)[:4], 20, torch.Generator().manual_seed(0), recoloured=twin)
     assert torch.equal(drawn.target, -drawn.clip.clean) and drawn.renamed.all()
+    assert (drawn.clip.fresh == 1).all() and (drawn.clip.clean_fresh == 1).all()
     assert (drawn.clip.prompt == drawn.clip.clean_prompt).all() and drawn.clip.prompt.min() > latents.prompts.min()
 
 
