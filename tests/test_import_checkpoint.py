@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runtime.cli import main
+from runtime.errors import PromptError
 from runtime.session import Session
 from runtime.world import World
 from worldmodel.errors import CheckpointError
@@ -200,19 +201,52 @@ def test_a_codec_of_its_own_is_taken_along(checkpoint, tmp_path):
     assert frames == [8, 7, 6, 5, 4, 3, 2, 1, 0, 11]  # nine pictures, the first latent is worth one; then twelve
 
 
-def test_a_prompt_typed_while_it_plays_goes_through_the_text_encoder(checkpoint, tmp_path, capsys):
+def text_encoder(folder: Path) -> Path:
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    torch.manual_seed(0)
     tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "snow": 2, "lava": 3}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = tmp_path / "umt5"
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
     config = transformers.UMT5Config(vocab_size=4, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     transformers.UMT5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_prompt_typed_while_it_plays_goes_through_the_text_encoder(checkpoint, tmp_path, capsys):
+    folder = text_encoder(tmp_path / "umt5")
     out = checkpoint.parent / "told.world"
     assert run(capsys, "import", checkpoint, "--out", out, "--text-encoder", folder, *SIZES)[0] == 0
     plain, turned = (Session(World.open(out), seed=1, prompt="snow") for _ in range(2))
     assert all((plain.tick() == turned.tick()).all() for _ in range(3))
     turned.set_prompt("lava")
     assert any((plain.tick() != turned.tick()).any() for _ in range(3))
+
+
+def test_world_and_text_encoder_can_be_moved_and_a_lost_one_is_only_missed_by_prompts(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("WORLDLOOP_ENCODERS", raising=False)
+    folder = text_encoder(tmp_path / "models" / "umt5")
+    out = tmp_path / "worlds" / "told.world"
+    assert run(capsys, "import", checkpoint, "--out", out, "--text-encoder", folder, *SIZES)[0] == 0
+    frame = Session(World.open(out), prompt="lava").tick()
+    assert str(tmp_path) not in World.open(out).manifest.spec["config"]["text_encoder"]
+
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "worlds").rename(moved / "worlds")
+    (tmp_path / "models").rename(moved / "models")
+    assert (Session(World.open(moved / "worlds" / "told.world"), prompt="lava").tick() == frame).all()
+
+    alone = tmp_path / "told.world"
+    (moved / "worlds" / "told.world").rename(alone)
+    Session(World.open(alone)).tick()
+    with pytest.raises(PromptError, match=r"'umt5'.*put it beside the world file, or set WORLDLOOP_ENCODERS"):
+        Session(World.open(alone), prompt="lava")
+    monkeypatch.setenv("WORLDLOOP_ENCODERS", str(moved / "models"))
+    assert (Session(World.open(alone), prompt="lava").tick() == frame).all()
+    monkeypatch.delenv("WORLDLOOP_ENCODERS")
+    (moved / "models" / "umt5").rename(tmp_path / "umt5")
+    assert (Session(World.open(alone), prompt="lava").tick() == frame).all()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from runtime import encoder_folder
 from runtime.backends import Backend, check_precision
 from runtime.errors import BackendError, PromptError, WorldFileError
 from runtime.manifest import Action, Manifest, TensorSpec
@@ -81,12 +81,24 @@ def load_family(world: World, threads: int, precision: str, players: int) -> Bac
         raise WorldFileError(f"{world.path}: says it is {spec.get('family')} and holds {family}: import it again")
     torch.set_num_threads(threads)
     playable = build(family, described, weights, str(world.path))
-    encoder = None
-    if config.get("text_encoder"):
+    return ImportedBackend(playable, torch.device("cpu"), _encoder(world, config, playable.about.prompt_shape[0]))
+
+
+def _encoder(world: World, config: Mapping[str, Any], rows: int) -> Encoder | None:
+    """The text encoder that the world file names. One that is not there is only missed when a prompt is typed."""
+    noted = config.get("text_encoder")
+    if not isinstance(noted, str) or world.path is None:
+        return None
+    folder = encoder_folder.found(noted, world.path)
+    if folder is not None:
         from worldmodel.prompt.umt5 import Umt5
 
-        encoder = Umt5.load(Path(config["text_encoder"]), playable.about.prompt_shape[0])
-    return ImportedBackend(playable, torch.device("cpu"), encoder)
+        return Umt5.load(folder, rows)
+
+    def missing(text: str) -> Tensor:
+        raise PromptError(encoder_folder.missed(noted, world.path))
+
+    return missing
 
 
 @dataclass(frozen=True)

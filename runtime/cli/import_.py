@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from runtime import encoder_folder
 from runtime.cli.options import Json, finish
 from runtime.errors import CheckFailed, UsageError
 
@@ -22,7 +23,9 @@ def command(
     height: Annotated[int | None, typer.Option(help="rows of the latent", min=1)] = None,
     width: Annotated[int | None, typer.Option(help="columns of the latent", min=1)] = None,
     heads: Annotated[int | None, typer.Option(help="attention heads, where they are not 128 wide", min=1)] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help="folder of the text encoder, for prompts")] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="folder of the text encoder, for prompts", exists=True, file_okay=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="the world file (default: the checkpoint's name)")] = None,
     dry_run: Annotated[bool, typer.Option(help="say what it is and what it needs; load nothing")] = False,
     json: Json = False,
@@ -65,7 +68,7 @@ def command(
         facts = {
             **config,
             "lora": lora is not None,
-            "text_encoder": str(text_encoder.resolve()) if text_encoder else None,
+            "text_encoder": encoder_folder.noted(text_encoder, target) if text_encoder else None,
         }
         report["world_hash"] = write_family_world(target, plan, {**facts, "found": vars(plan.found)})
         report["out"] = str(target)
