@@ -172,13 +172,31 @@ def test_after_a_rollback_the_state_is_that_of_a_game_that_knew_the_action(world
 
 def test_a_rollback_leaves_every_frame_at_the_level_of_its_place():
     for schedule in (rolling(4), ScheduleTable(((0.5, 1.0), (0.3, 0.7)))):
-        levels: list[float] = []
-        for step in schedule.reprime:
-            levels = [*levels, 1.0] if step.enters else levels
-            assert tuple(levels) == step.sigmas
-            levels = list(step.after)
+        plan, levels = schedule.reprime, list[float]()
+        for number, row in enumerate(plan.rows):
+            levels += [1.0] * (len(row) - len(levels))
+            assert levels == [level.sigma for level in row]
+            following = [plan.following(number, lane) for lane in range(len(row))]
+            levels = [level.sigma if level else 0.0 for level in following]
         assert levels == [0.0, *schedule.sigmas[0][:-1]]
         assert count_noises(schedule.steady) == schedule.noises
+
+
+@pytest.mark.parametrize(
+    "sigmas, kept", [
+        ([1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.11, 0.06], [1.0, 0.5, 0.17, 0.06]), ([1.0, 0.5, 0.25], [1.0, 0.25]),
+        ([1.0, 0.5], [1.0]),
+    ],
+)  # fmt: skip
+def test_fewer_passes_are_spread_over_all_levels(sigmas, kept):
+    assert frame_wise(*sigmas).fewer == frame_wise(*kept)
+
+
+def test_frames_in_flight_wait_at_the_same_levels_with_fewer_passes():
+    table = ScheduleTable(((0.4, 1.0), (0.3, 0.8), (0.2, 0.6)))
+    assert table.fewer.sigmas == ((0.4, 1.0), (0.2, 0.6))
+    assert table.fewer.steady.after == table.steady.after
+    assert rolling(3).fewer is None  # one pass
 
 
 def test_a_world_spec_survives_being_written_down():

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.codec.small import Codec
-from worldmodel.schedule.table import Pass, ScheduleTable
+from worldmodel.schedule.plan import Plan
+from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
 from worldmodel.transformer.generator import FRESH, RECENT, Generator, patchify, unpatchify
@@ -157,13 +158,13 @@ def reprime(
     action was known all along. noise: [batch, count_noises(schedule.reprime), channels, rows, columns].
     """
     schedule = schedule or world.spec.schedule
-    latent, state = _walk(world, state, action, prompt, noise, schedule.reprime, schedule.frames)
+    latent, state = _walk(world, state, action, prompt, noise, schedule.reprime)
     return world.codec.picture(latent), state
 
 
-def count_noises(passes: tuple[Pass, ...]) -> int:
-    """Noise tensors that a tick of these passes uses."""
-    return sum(step.noises for step in passes)
+def count_noises(plan: Plan) -> int:
+    """Noise tensors that a tick of this plan uses."""
+    return len(plan.draws(renoise=True))
 
 
 def next_latent(
@@ -171,33 +172,32 @@ def next_latent(
 ) -> tuple[Tensor, State]:
     """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it."""
     schedule = schedule or world.spec.schedule
-    return _walk(world, state, action, prompt, noise, schedule.steady, schedule.frames, state.get("flight"))
+    return _walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"))
 
 
 def _walk(
-    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, passes: tuple[Pass, ...], flying: int,
-    flight: Tensor | None = None,
-) -> tuple[Tensor, State]:  # fmt: skip
-    """The passes of one tick, on frames as tokens. flying: frames in flight in the last pass; the oldest leaves."""
+    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, plan: Plan, flight: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """The passes of one tick, on frames as tokens: they are the plan's lanes."""
     generator, sizes = world.generator, world.spec.generator
     shown = each(patchify(state["latents"][:, -1 - RECENT :], sizes.patch))  # the last one is pending
     flown = [] if flight is None else each(patchify(flight, sizes.patch))
-    noises = iter(each(patchify(noise, sizes.patch)))
+    noises, flying = iter(each(patchify(noise, sizes.patch))), plan.lanes
     # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
     ends = range(past.shape[1] - flying, past.shape[1] + 1)
     told = torch.stack([past[:, end - sizes.action_history : end] for end in ends], 1)
     fresh = state["fresh"]
-    conditions = Conditions(generator, [step.sigmas for step in passes], told, prompt, (fresh > 0).float())
+    sigmas = [[level.sigma for level in row] for row in plan.rows]
+    conditions = Conditions(generator, sigmas, told, prompt, (fresh > 0).float())
     embedding, turns = Embedding(generator), Turns(generator, sizes.head_dim)
     layers = [Layer(block, turns) for block in generator.layers]
     settled = _Settled(fresh == 1)
     clock = _Clock(state["position"], state["frame"], turns, settled)
     memory = [_Remembered(state[f"kv.{number}"], clock, settled) for number in range(sizes.depth)]
 
-    for number, step in enumerate(passes):
-        if step.enters:
-            flown.append(next(noises))
+    for number, row in enumerate(plan.rows):
+        flown += [next(noises) for _ in row[len(flown) :]]
         line = [*shown, *flown]
         times = range(0 if number == 0 else 1, len(flown) + 1)  # the pending frame rides in the first pass
         x = side_by_side([embedding(line[: len(shown) + time], time) for time in times])
@@ -214,8 +214,9 @@ def _walk(
             seen += [remembered.attend(q[f], k[: f + 1], v[: f + 1], f + 1) for f in range(len(flown))]
             x = layer.finish(x, side_by_side(seen), rest)
         clean = by_frame(conditions.head(number, x, side_by_side(line[len(shown) - 1 : -1])).float(), len(flown))
-        left = zip(clean, step.after, strict=True)
-        flown = [_renoise(frame, level, noises) if level else frame for frame, level in left]
+        following = [plan.following(number, lane) for lane in range(len(row))]
+        left = zip(clean, following, strict=True)
+        flown = [_renoise(frame, level.sigma, noises) if level else frame for frame, level in left]
 
     latents = unpatchify(torch.stack(flown, 1), sizes.patch, generator.grid)
     after: State = {

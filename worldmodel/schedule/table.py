@@ -1,27 +1,12 @@
-"""A denoising schedule of the native world as a table, and the one sampler step that walks it."""
+"""Any schedule, written out as the sigmas of a steady tick: what a native world's spec says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from worldmodel.errors import SpecError
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One network pass over the frames in flight, the oldest first.
-
-    sigmas: the level at which it sees each. after: the level to which it takes each, 0 for clean. enters: a new frame
-    of pure noise joins before it.
-    """
-
-    sigmas: tuple[float, ...]
-    after: tuple[float, ...]
-    enters: bool
-
-    @property
-    def noises(self) -> int:
-        return self.enters + sum(level > 0 for level in self.after)
+from worldmodel.schedule.plan import Commit, Level, Plan
 
 
 @dataclass(frozen=True)
@@ -34,6 +19,10 @@ class ScheduleTable:
     """
 
     sigmas: tuple[tuple[float, ...], ...]
+    joint: ClassVar[bool] = True
+    renoise: ClassVar[bool] = True
+    commit: ClassVar[Commit] = "pass"
+    steady_from: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not self.sigmas or not self.sigmas[0] or len({len(row) for row in self.sigmas}) != 1:
@@ -41,7 +30,7 @@ class ScheduleTable:
         if self.sigmas[0][-1] != 1.0:
             raise SpecError(f"the newest frame in flight must start from pure noise, sigma 1: got {self.sigmas[0][-1]}")
         for frame in range(self.frames):
-            life = [row[frame] for row in self.sigmas] + [self.next_sigma(self.passes - 1, frame)]
+            life = [row[frame] for row in self.sigmas] + [self.sigmas[0][frame - 1] if frame else 0.0]
             if sorted(life, reverse=True) != life or life[0] > 1.0 or life[-1] < 0.0:
                 raise SpecError(f"sigmas must fall from pass to pass within 1..0: frame {frame} has {life}")
 
@@ -57,36 +46,51 @@ class ScheduleTable:
 
     @property
     def noises(self) -> int:
-        """Noise tensors a tick uses: one to start the newest frame, one for each renewal of noise."""
-        return self.passes * self.frames
+        """Noise tensors a steady tick uses: one to start the newest frame, one for each renewal of noise."""
+        return len(self.steady.draws(self.renoise))
+
+    def plan(self, tick: int, reprimed: bool = False) -> Plan:
+        """A stream begins, and begins again after a re-prime, by growing the window within a tick."""
+        return self.steady if tick else self.reprime
 
     @property
-    def steady(self) -> tuple[Pass, ...]:
+    def steady(self) -> Plan:
         """A tick while the player's action stays as the frames in flight were told: one walk through the table."""
-        return self._walk(self.frames)
+        return Plan(self._walk(self.frames), self._waiting, self.frames - 1)
 
     @property
-    def reprime(self) -> tuple[Pass, ...]:
+    def reprime(self) -> Plan:
         """A tick that makes all frames in flight anew, because they were told another action.
 
         The window grows from one frame to all within the tick: walks through the table by one, two, … frames. What was
         in flight is not read, so a changed action shows in the very next frame.
         """
-        return tuple(step for frames in range(1, self.frames + 1) for step in self._walk(frames))
+        rows = tuple(row for frames in range(1, self.frames + 1) for row in self._walk(frames))
+        return Plan(rows, self._waiting)
 
-    def _walk(self, frames: int) -> tuple[Pass, ...]:
+    @property
+    def fewer(self) -> ScheduleTable | None:
+        """Half the passes, evenly chosen, the first and the last among them; None for a table of one pass.
+
+        A tick begins and ends at the same levels with both, so that they play on from each other's states.
+        """
+        if self.passes == 1:
+            return None
+        kept = -(-self.passes // 2)
+        step = (self.passes - 1) / max(kept - 1, 1)
+        return ScheduleTable(tuple(self.sigmas[round(number * step)] for number in range(kept)))
+
+    @property
+    def _waiting(self) -> tuple[Level, ...]:
+        return tuple(_level(sigma) for sigma in self.sigmas[0][:-1])
+
+    def _walk(self, frames: int) -> tuple[tuple[Level, ...], ...]:
         """One walk by the newest so many frames."""
-        lanes = range(self.frames - frames, self.frames)
-        return tuple(
-            Pass(tuple(row[f] for f in lanes), tuple(self.next_sigma(p, f) for f in lanes), enters=p == 0)
-            for p, row in enumerate(self.sigmas)
-        )
+        return tuple(tuple(_level(sigma) for sigma in row[-frames:]) for row in self.sigmas)
 
-    def next_sigma(self, denoising_pass: int, frame: int) -> float:
-        """The level a frame is taken to after a pass: 0 for the frame that leaves."""
-        if denoising_pass + 1 < self.passes:
-            return self.sigmas[denoising_pass + 1][frame]
-        return self.sigmas[0][frame - 1] if frame else 0.0
+
+def _level(sigma: float) -> Level:
+    return Level(sigma, 1000 * sigma)
 
 
 def frame_wise(*sigmas: float) -> ScheduleTable:
