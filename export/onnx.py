@@ -1,4 +1,4 @@
-"""Torch → ONNX: the tick and the recache of a native world as graphs whose state is inputs and outputs.
+"""Torch → ONNX: the ticks and the recache of a native world as graphs whose state is inputs and outputs.
 
 Inputs `state.NAME`…, `action`, `prompt`, `noise`; outputs `frame` and `next.NAME`… for the state that changes. Axis 0
 of everything is the number of players, left open.
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.quantize import SMALL
+from export.ticks import Tick, ticks
 from worldmodel.begin import begin, context_frames
-from worldmodel.tick import World, recache, state_shapes, tick
+from worldmodel.tick import World, recache, state_shapes
 
 OPSET = 20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster
 MOST_PLAYERS = 1024
@@ -31,27 +32,21 @@ TRACED_PLAYERS = 2  # with one, torch takes the number of players for a constant
 
 @dataclass(frozen=True)
 class Graphs:
-    """tick, recache, begin: ONNX models with all weights inside. flops_per_tick: of one player."""
+    """by_name: those of export/ticks.py, recache and begin, with all weights inside. flops_per_tick: of one player."""
 
-    tick: onnx.ModelProto
-    recache: onnx.ModelProto
-    begin: onnx.ModelProto
+    by_name: dict[str, onnx.ModelProto]
     flops_per_tick: int
-
-    @property
-    def by_name(self) -> dict[str, onnx.ModelProto]:
-        return {"tick": self.tick, "recache": self.recache, "begin": self.begin}
 
 
 class TickGraph(nn.Module):
-    """The tick over a flat list of state tensors, in the order of `names`; gives the frame and those of `changed`."""
+    """A tick over a flat list of state tensors, in the order of `names`; gives the frame and those of `changed`."""
 
-    def __init__(self, world: World, names: list[str], changed: list[str]) -> None:
+    def __init__(self, world: World, make: Tick, names: list[str], changed: list[str]) -> None:
         super().__init__()
-        self.world, self.names, self.changed = world, names, changed
+        self.world, self.make, self.names, self.changed = world, make, names, changed
 
     def forward(self, action: Tensor, prompt: Tensor, noise: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        frame, after = tick(self.world, dict(zip(self.names, state, strict=True)), action, prompt, noise)
+        frame, after = self.make(self.world, dict(zip(self.names, state, strict=True)), action, prompt, noise)
         return frame, *(after[name] for name in self.changed)
 
 
@@ -89,39 +84,40 @@ def export_graphs(world: World) -> Graphs:
         for name, (shape, dtype) in state_shapes(spec).items()
     }
     names = list(state)
+    given = [f"state.{name}" for name in names]
     action = torch.zeros(TRACED_PLAYERS, len(spec.actions))
     prompt = torch.zeros(TRACED_PLAYERS, spec.prompt_tokens, spec.prompt_dim)
-    noise = torch.zeros(TRACED_PLAYERS, spec.schedule.noises, *spec.latent_shape)
-    with FlopCounterMode(display=False) as counter:
-        _, after = tick(world, state, action, prompt, noise)
-    ticked = [name for name in names if after[name] is not state[name]]
+    graphs, flops = {}, {}
+    for graph, way in ticks(spec).items():
+        noise = torch.zeros(TRACED_PLAYERS, *way.noise)
+        with FlopCounterMode(display=False) as counter:
+            _, after = way.make(world, state, action, prompt, noise)
+        flops[graph] = counter.get_total_flops() // TRACED_PLAYERS
+        changed = [name for name in names if after[name] is not state[name]]
+        graphs[graph] = trace(
+            TickGraph(world, way.make, names, changed),
+            (action, prompt, noise, *state.values()),
+            ["action", "prompt", "noise", *given],
+            ["frame", *(f"next.{name}" for name in changed)],
+        )
     renewed = recache(world, state, prompt)
     recached = [name for name in names if renewed[name] is not state[name]]
-    given = [f"state.{name}" for name in names]
+    graphs["recache"] = trace(
+        RecacheGraph(world, names, recached),
+        (prompt, *state.values()),
+        ["prompt", *given],
+        [f"next.{name}" for name in recached],
+    )
     begun = [name for name in names if name not in recached]
     context = context_frames(spec)
     frames = torch.zeros(TRACED_PLAYERS, context, spec.height, spec.width, 3, dtype=torch.uint8)
-    return Graphs(
-        tick=trace(
-            TickGraph(world, names, ticked),
-            (action, prompt, noise, *state.values()),
-            ["action", "prompt", "noise", *given],
-            ["frame", *(f"next.{name}" for name in ticked)],
-        ),
-        recache=trace(
-            RecacheGraph(world, names, recached),
-            (prompt, *state.values()),
-            ["prompt", *given],
-            [f"next.{name}" for name in recached],
-        ),
-        begin=trace(
-            BeginGraph(world, begun),
-            (frames, torch.zeros(TRACED_PLAYERS, context, len(spec.actions))),
-            ["frames", "actions"],
-            ["frame", *(f"next.{name}" for name in begun)],
-        ),
-        flops_per_tick=counter.get_total_flops() // TRACED_PLAYERS,
+    graphs["begin"] = trace(
+        BeginGraph(world, begun),
+        (frames, torch.zeros(TRACED_PLAYERS, context, len(spec.actions))),
+        ["frames", "actions"],
+        ["frame", *(f"next.{name}" for name in begun)],
     )
+    return Graphs(graphs, flops["tick"])
 
 
 def trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> onnx.ModelProto:

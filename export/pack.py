@@ -29,7 +29,7 @@ from safetensors.torch import save
 
 from export.onnx import Graphs, quiet
 from export.quantize import LOCATION, store_weights
-from export.reprime import reprime_graphs, reprime_noise
+from export.ticks import ticks
 from export.world_file import write_world
 from worldmodel.begin import begin, context_frames
 from worldmodel.errors import SpecError
@@ -105,7 +105,7 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str, leve
     """Write the world file; gives its hash. level: of compression."""
     if storage not in STORAGES:
         raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
-    slim, weights = store_weights({**graphs.by_name, **reprime_graphs(world)}, STORAGES[storage], arrays(world))
+    slim, weights = store_weights(graphs.by_name, STORAGES[storage], arrays(world))
     adapter = make_adapter_for(world.spec.environment, world.spec.width)
     files = {f"{name}.onnx": model.SerializeToString() for name, model in slim.items()}
     files |= {LOCATION: weights, "prompt.onnx": prompt_graph(), "tokenizer.json": prompts.TOKENIZER.read_bytes()}
@@ -121,8 +121,7 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str, leve
 def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int) -> dict[str, Any]:
     """All of manifest.json but files and starts."""
     state = state_shapes(spec)
-    rollback = {"file": "reprime.onnx", "noise": {"shape": list(reprime_noise(spec))}}
-    reprime = {"reprime": rollback} if spec.schedule.frames > 1 else {}
+    noises = {name: list(way.noise) for name, way in ticks(spec).items()}
     return {
         "name": spec.name,
         "tick_hz": spec.tick_hz,
@@ -137,14 +136,14 @@ def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int)
             name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
             for name, (shape, dtype) in state.items()
         },
-        "noise": {"shape": [spec.schedule.noises, *spec.latent_shape]},
+        "noise": {"shape": noises.pop("tick")},
         "prompt": {"shape": [spec.prompt_tokens, spec.prompt_dim]},
         "graphs": {
             "tick": {"file": "tick.onnx"},
             "recache": {"file": "recache.onnx"},
             "begin": {"file": "begin.onnx"},
             "prompt": {"file": "prompt.onnx", "tokenizer": "tokenizer.json"},
-            **reprime,
+            **{name: {"file": f"{name}.onnx", "noise": {"shape": noise}} for name, noise in noises.items()},
         },
         "environment": {"id": environment, "adapter": spec.environment},
         "flops_per_tick": flops_per_tick,

@@ -21,7 +21,7 @@ from worldmodel.errors import SpecError
 PREFIX = "world."  # of the module that is traced
 SMALL = 1024  # numbers; smaller weights stay float32, smaller constants inside the graph
 STORAGES = ("fp32", "fp16", "int8")
-GRAPHS = ("tick", "recache", "begin", "reprime")  # names that constants of single graphs begin with
+GRAPHS = ("tick", "recache", "begin", "reprime", "tick_fast")  # names that constants of single graphs begin with
 LOCATION = "weights/world.safetensors"
 
 

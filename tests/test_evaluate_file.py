@@ -17,6 +17,7 @@ from tiny_world import write_tiny
 
 from export.onnx import export_graphs
 from export.quantize import LOCATION, store_weights
+from export.ticks import ticks
 from export.world_file import write_world
 from runtime.cli import main
 from runtime.errors import WorldFileError
@@ -51,6 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {f"{name}.onnx": graph.SerializeToString() for name, graph in slim.items()} | {LOCATION: weights}
     files |= {"prompt.onnx": (folder / "prompt.onnx").read_bytes(), "tokenizer.json": encoder.TOKENIZER.read_bytes()}
     graphs = {name: {"file": f"{name}.onnx"} for name in slim}
+    graphs["tick_fast"]["noise"] = {"shape": list(ticks(SPEC)["tick_fast"].noise)}
     write_world(folder / "small.world", {
         "name": "small", "title": "Small", "tick_hz": 25, "height": 32, "width": 32, "preview": True, "licence": "MIT",
         "credits": "tests", "trained_on": "nothing", "actions": [{"name": n, "keys": []} for n in SPEC.actions],

@@ -20,12 +20,15 @@ from export.pack import load_world, pack, read_card
 from export.quantize import LOCATION, quantize, read_weights, with_weights
 from export.tensorrt import About, EngineError, build, cached
 from export.tensorrt import load as load_engine
+from export.ticks import ticks
 from runtime.backends import load_backend
+from runtime.backends.torch import tensors
 from runtime.errors import BackendError, CheckFailed, MissingExtraError, WorldloopError
 from runtime.futures import futures, table
 from runtime.int8 import add_int8, most
 from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare, psnr_of
+from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
 from runtime.world import World
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
@@ -119,6 +122,33 @@ def test_compiled_torch_in_bf16_plays_the_same_game(files):
     compiled = Session(world, backend="torch", precision="bf16", threads=1)
     assert compiled.backend.precision == "bf16"
     assert min(compare(Session(world, backend="torch", threads=1), compiled, ticks=5).psnr) > 35
+
+
+def test_a_tick_of_fewer_passes_is_that_of_torch(files):
+    world, way = World.open(files["int8"]), ticks(SPEC)["tick_fast"]
+    session = Session(world, backend="onnxruntime", precision="fp32", threads=1, seed=3)
+    model = Session(world, backend="torch", threads=1).backend.model
+    session.tick()
+    state, prompt = tensors(session.peek()), torch.from_numpy(session.backend.embed(session.prompt))
+    frame = session.tick({"gas"}, graph="tick_fast")
+    noise = torch.from_numpy(tick_noise(3, 1, (1, *way.noise)))
+    expected, after = way.make(model, state, torch.tensor([[0.0, 1.0]]), prompt, noise)
+    assert np.abs(frame.astype(int) - expected[0].numpy()).max() <= 1
+    for name, array in session.peek().items():
+        assert np.allclose(array, after[name], atol=TOLERANCE), name
+
+
+def test_a_game_that_was_degraded_at_times_is_the_same_again(files, tmp_path):
+    world = World.open(files["int8"])
+    session = Session(world, backend="onnxruntime", threads=1)
+    assert session.graphs == ("tick", "tick_fast")
+    recorder, frames = Recorder(tmp_path / "game.replay", session, str(world.path)), []
+    for tick in range(12):
+        frames.append(session.tick({"gas"}, graph="tick_fast" if 3 <= tick < 7 else "tick"))
+        recorder.tick(session, frames[-1])
+    recorder.close()
+    again = play_again(open_replay(tmp_path / "game.replay"), Session(world, backend="onnxruntime", threads=1))
+    assert all(np.array_equal(played.frame, frame) for played, frame in zip(again, frames, strict=True))
 
 
 def test_a_prompt_switch_is_that_of_torch(files):
