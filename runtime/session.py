@@ -65,7 +65,7 @@ class Session:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs that a tick can be made with, see runtime/governor.py; `tick` is the first."""
-        more = self.backend.engines if isinstance(self.backend, GraphBackend) else ()
+        more = self.backend.headers if isinstance(self.backend, GraphBackend) else ()
         return ("tick", *(name for name in ("reprime", "tick_fast") if name in more))
 
     @property

@@ -5,7 +5,7 @@ An engine runs one graph on given arrays. This file knows which arrays: the stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from runtime.world import State, World
 
 Signature = dict[str, tuple[str, Shape]]
 TICKS = ("tick", "reprime", "tick_fast")  # graphs that give a frame, see runtime/governor.py
+LATER = ("tick_fast",)  # compiled when first used: most games never do
 ALIGNMENT = 64  # bytes; vector units read aligned arrays without a copy
 
 
@@ -46,13 +47,14 @@ class EngineMaker(Protocol):
 
 @dataclass(frozen=True)
 class GraphBackend:
-    """A world file's graphs on some engine."""
+    """A world file's graphs on some engine. make: compiles a graph. engines: those that it has compiled."""
 
     manifest: Manifest
     maker: EngineMaker
     players: int
-    engines: Mapping[str, Engine]
     headers: Mapping[str, Header]
+    make: Callable[[str], Engine]
+    engines: dict[str, Engine]
     tokenizer: Tokenizer | None
 
     @property
@@ -81,7 +83,7 @@ class GraphBackend:
         return frame, after
 
     def recache(self, state: State, prompt: np.ndarray) -> State:
-        if "recache" not in self.engines:
+        if "recache" not in self.headers:
             return state
         return self._run("recache", state, {"prompt": prompt}, {}, {})
 
@@ -105,6 +107,8 @@ class GraphBackend:
                 key = name[5:]
                 changed[key] = into[key] if key in into else aligned_zeros(state[key].shape, state[key].dtype)
         outputs = {**extra, **{f"next.{key}": array for key, array in changed.items()}}
+        if graph not in self.engines:
+            self.engines[graph] = self.make(graph)
         self.engines[graph].run(inputs, outputs)
         return {**state, **changed}
 
@@ -115,8 +119,16 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
     if "tick" not in manifest.graphs:
         raise WorldFileError(f"{world.path}: has no tick graph: export the world again")
     sizes = {name: stored.bytes for name, stored in manifest.files.items()}
-    engines: dict[str, Engine] = {}
     headers: dict[str, Header] = {}
+
+    def compiled(name: str, folder: Path) -> Engine:
+        file = folder / graph_file(manifest, name, maker.precision)
+        return maker.make(file, headers[name], players, exact=name == "prompt")
+
+    def compiled_later(name: str) -> Engine:
+        with world.unpacked() as folder:
+            return compiled(name, folder)
+
     with world.unpacked() as folder:
         for name in (*TICKS, "recache", "prompt"):
             if name not in manifest.graphs:
@@ -128,9 +140,9 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
                 raise WorldFileError(f"{world.path}: {file} gives no frame: export the world again")
             if players > 1 and name != "prompt" and not batched(headers[name]):
                 raise BackendError(f"world {manifest.name!r} was exported for one player; export it again for more")
-            engines[name] = maker.make(folder / file, headers[name], players, exact=name == "prompt")
-    tokenizer = Tokenizer.of(world) if "prompt" in engines else None
-    return GraphBackend(manifest, maker, players, engines, headers, tokenizer)
+        engines = {name: compiled(name, folder) for name in headers if name not in LATER}
+    tokenizer = Tokenizer.of(world) if "prompt" in headers else None
+    return GraphBackend(manifest, maker, players, headers, compiled_later, engines, tokenizer)
 
 
 def graph_file(manifest: Manifest, name: str, precision: str) -> str:
