@@ -64,6 +64,7 @@ def imported(
 
 def load_family(world: World, threads: int, precision: str, players: int) -> Backend:
     """The backend of a world file that `worldloop import` wrote."""
+    from export.family_world import WEIGHTS
     from worldmodel.families.family import build, recognise
 
     check_precision("torch", precision, ("fp32", "bf16"))
@@ -74,7 +75,9 @@ def load_family(world: World, threads: int, precision: str, players: int) -> Bac
     spec = world.manifest.spec or {}
     config = dict(spec.get("config", {}))
     config["found"] = Found.from_json(config.get("found", {}))
-    weights = load_safetensors(world.read(next(iter(world.manifest.files))))
+    if WEIGHTS not in world.manifest.files:
+        raise WorldFileError(f"{world.path}: holds no {WEIGHTS}: import it again")
+    weights = load_safetensors(world.read(WEIGHTS))
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     family, described = recognise(shapes, config, str(world.path))
     if family != spec.get("family"):

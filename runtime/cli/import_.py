@@ -26,6 +26,12 @@ def command(
     text_encoder: Annotated[
         Path | None, typer.Option(help="folder of the text encoder, for prompts", exists=True, file_okay=False)
     ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="a picture to start from; may be given again", exists=True, dir_okay=False)
+    ] = None,
+    image_encoder: Annotated[
+        Path | None, typer.Option(help="folder of the CLIP image encoder, for --image", exists=True, file_okay=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="the world file (default: the checkpoint's name)")] = None,
     dry_run: Annotated[bool, typer.Option(help="say what it is and what it needs; load nothing")] = False,
     json: Json = False,
@@ -37,6 +43,12 @@ def command(
 
     given = {"latent_height": height, "latent_width": width, "num_heads": heads}
     config = {name: value for name, value in given.items() if value is not None}
+    encoder = None
+    if image_encoder is not None:
+        from worldmodel.condition.start_picture import ClipVision
+
+        encoder = ClipVision.load(image_encoder)
+        config["image_tokens"] = encoder.tokens
     target = out or checkpoint.with_suffix(".world")
     if target.suffix != ".world":
         raise UsageError(f"--out {target}: a world file's name ends in .world")
@@ -58,7 +70,7 @@ def command(
         "actions": [button.name for button in about.buttons],
     }
     if not dry_run and plan.fit.ok:
-        from export.family_world import write_family_world
+        from export.family_world import start_names, write_family_world
 
         if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
             safe = checkpoint.with_suffix(".safetensors")
@@ -70,8 +82,9 @@ def command(
             "lora": lora is not None,
             "text_encoder": encoder_folder.noted(text_encoder, target) if text_encoder else None,
         }
-        report["world_hash"] = write_family_world(target, plan, {**facts, "found": vars(plan.found)})
-        report["out"] = str(target)
+        starts = start_names(image or [])
+        report["world_hash"] = write_family_world(target, plan, {**facts, "found": vars(plan.found)}, starts, encoder)
+        report["out"], report["starts"] = str(target), list(starts)
     finish(report, json, text(report))
     if not plan.fit.ok:
         raise CheckFailed(f"{checkpoint}: the weights do not fit {about.title}: {plan.fit}")

@@ -144,6 +144,10 @@ class Taehv(nn.Module):
         state = self.empty_encoder_state(batch, height // side, width // side)
         return self.encode(torch.cat([video, filler], dim=1), state)[0]
 
+    def from_signed(self, pictures: Tensor) -> Tensor:
+        """Pictures in [0, 1] of pictures in [−1, 1]."""
+        return (pictures + 1) / 2
+
     def to_bytes(self, pictures: Tensor) -> Tensor:
         """uint8 [..., height, width, 3] of pictures [..., 3, height, width] in [0, 1]."""
         return (pictures.float() * 255).round().to(torch.uint8).movedim(-3, -1)

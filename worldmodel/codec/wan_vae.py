@@ -164,6 +164,9 @@ class WanVae(nn.Module):
         state = self.empty_encoder_state(batch, height // self.spec.side, width // self.spec.side)
         return self.encode(torch.cat([lead, video], dim=1), state)[0]
 
+    def from_signed(self, pictures: Tensor) -> Tensor:
+        return pictures
+
     def to_bytes(self, pictures: Tensor) -> Tensor:
         """uint8 [..., height, width, 3] of pictures [..., 3, height, width] in [−1, 1], clamped."""
         return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)

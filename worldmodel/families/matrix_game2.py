@@ -1,7 +1,7 @@
 """Matrix-Game 2 (github.com/SkyworkAI/Matrix-Game): an image-to-video transformer steered by keyboard and mouse.
 
-Its prompt is the start picture, as image-encoder tokens. The start picture's latent, which the published pipeline also
-concatenates to every frame, is zero here: what those channels hold behind the first frame is not verified.
+It takes no text: what it is told of the scene is a start picture, as the image encoder's tokens and as channels beside
+the latents (condition/start_picture.py). Without one it begins with what it likes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ from typing import Any
 
 from worldmodel.cache.sink_window import SinkWindow
 from worldmodel.families.family import Shapes
-from worldmodel.families.wan_world import WanWorld, WanWorldSpec, read_codec, read_transformer, rename, size_of
+from worldmodel.families.wan_world import (
+    IMAGE_TOKENS,
+    WanWorld,
+    WanWorldSpec,
+    read_codec,
+    read_transformer,
+    rename,
+    size_of,
+)
 from worldmodel.schedule.few_step import FewStep
 from worldmodel.schedule.plan import FlowTable
 
 __all__ = ["build", "matches", "rename"]
 
 STEPS = (1000, 666, 333)  # denoising steps before the shift
-IMAGE_TOKENS = 257  # of the published image encoder
 KEYBOARDS = {4: ("w", "s", "a", "d"), 2: ("a", "d"), 7: ("w", "s", "a", "d", "q", "e", "space")}  # by their number
 
 
@@ -38,7 +45,7 @@ def matches(shapes: Shapes, config: Mapping[str, Any]) -> WanWorldSpec | None:
         rows=rows,
         columns=columns,
         picture_hz=25.0,
-        prompt_rows=int(config.get("image_tokens", IMAGE_TOKENS)),
+        image_tokens=int(config.get("image_tokens", IMAGE_TOKENS)),
         codec=read_codec(shapes),
         table=table,
         keyboard=KEYBOARDS.get(spec.actions.keys, numbered),

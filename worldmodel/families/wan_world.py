@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from worldmodel.cache.base import Cache
 from worldmodel.codec import taehv, wan_vae
 from worldmodel.codec.streaming import StreamingCodec
+from worldmodel.condition import start_picture
 from worldmodel.condition.camera import MOVES, TURNS, projections, step
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
@@ -30,6 +31,7 @@ from worldmodel.schedule.sampler import Stream
 
 HEAD_DIM = 128  # of all public Wan checkpoints; their shapes do not tell
 TEXT_ROWS = 512  # a prompt embedding always has, zero behind its end
+IMAGE_TOKENS = 257  # of Wan's image encoder
 PREVIEW_SIDE = 8  # pixels per latent cell where no codec was given
 MOUSE_STEP = 0.1  # what an arrow key moves the view per picture (Matrix-Game 2)
 
@@ -46,11 +48,24 @@ class WanWorldSpec:
     columns: int = 104
     picture_hz: float = 16.0
     prompt_rows: int = TEXT_ROWS
+    image_tokens: int = IMAGE_TOKENS  # of a start picture, where the family takes one
     guidance: float | None = None
     keep_sink: bool = True  # when the prompt changes
     codec: wan_vae.WanVaeSpec | taehv.TaehvSpec | None = None  # None: a coarse preview of the latents
     table: FlowTable = field(default_factory=FlowTable)
     keyboard: tuple[str, ...] = ()  # names of the numbers of a keyboard row
+
+    def __post_init__(self) -> None:
+        if 0 < self.picture_channels < self.transformer.out_channels:
+            raise SpecError(
+                f"{self.title}: {self.picture_channels} channels beside {self.transformer.out_channels} latent ones: "
+                "a start picture takes at least as many again"
+            )
+
+    @property
+    def picture_channels(self) -> int:
+        """Channels of the start picture beside the latents: its mask and its latent."""
+        return self.transformer.in_channels - self.transformer.out_channels
 
 
 def read_transformer(shapes: Shapes, config: Mapping[str, Any]) -> WanSpec | None:
@@ -140,6 +155,9 @@ class WanWorld(nn.Module):
         queue.left:  [batch] int64, how many of them are still to be shown
         pose:        [batch, 4, 4], camera-to-world minus identity (camera families)
         rows.NAME:   [batch, told rows, numbers], the last action rows (keyboard and mouse families)
+        picture.channels: [batch, frames, channels, rows, columns], what the start picture puts beside the first latent
+                     frames; the last holds for all later ones. Zero: no picture, the world begins with what it likes
+        picture.tokens: [batch, tokens, width], the start picture as its image encoder tells it
     """
 
     def __init__(self, spec: WanWorldSpec) -> None:
@@ -156,7 +174,7 @@ class WanWorld(nn.Module):
     def about(self) -> About:
         spec, side = self.spec, _side(self.spec)
         buttons = _buttons(spec)
-        width = spec.transformer.text_dim or spec.transformer.image_dim
+        text = (spec.prompt_rows, spec.transformer.text_dim)
         noise = (self._draws() * spec.cache.chunk, spec.transformer.out_channels, spec.rows, spec.columns)
         return About(
             title=spec.title,
@@ -166,7 +184,7 @@ class WanWorld(nn.Module):
             buttons=buttons,
             action_dim=max((button.index + 1 for button in buttons), default=0),
             noise_shape=noise,
-            prompt_shape=(spec.prompt_rows, width),
+            prompt_shape=text if spec.transformer.text_dim else (1, 1),
         )
 
     def state_shapes(self) -> StateShapes:
@@ -178,12 +196,12 @@ class WanWorld(nn.Module):
             }
         heads = (spec.transformer.heads, spec.transformer.head_dim)
         dtype = self.transformer.head.modulation.dtype
-        crosses = ("cross", "image") if spec.transformer.text_dim and spec.transformer.image_dim else ("cross",)
+        crosses = self._crosses
         shapes: StateShapes = {name: (tuple(part.shape), part.dtype) for name, part in state.items()}
         for branch in self.stream.branches:
-            for name in crosses:
+            for name, rows in crosses.items():
                 for kind in "kv":
-                    shape = (1, spec.transformer.layers, spec.prompt_rows, *heads)
+                    shape = (1, spec.transformer.layers, rows, *heads)
                     shapes[f"{branch}{name}.{kind}"] = (shape, dtype)
         shapes["queue"] = ((1, self.pictures, about.height, about.width, 3), torch.uint8)
         shapes["queue.left"] = ((1,), torch.int64)
@@ -192,7 +210,43 @@ class WanWorld(nn.Module):
         actions = spec.transformer.actions
         for name, (rows, numbers) in actions.steers.items() if actions else ():
             shapes[f"rows.{name}"] = ((1, rows, numbers), dtype)
+        if spec.transformer.image_dim:
+            shapes["picture.tokens"] = ((1, spec.image_tokens, spec.transformer.image_dim), dtype)
+        if spec.picture_channels:
+            shape = (1, start_picture.FRAMES, spec.picture_channels, spec.rows, spec.columns)
+            shapes["picture.channels"] = (shape, dtype)
         return shapes
+
+    @property
+    def _crosses(self) -> dict[str, int]:
+        """What cross-attention goes to, and its rows: text, with a picture's tokens beside it, or these alone."""
+        transformer, text, image = self.spec.transformer, self.spec.prompt_rows, self.spec.image_tokens
+        if not transformer.text_dim:
+            return {"cross": image}
+        return {"cross": text, "image": image} if transformer.image_dim else {"cross": text}
+
+    def start(self, picture: Tensor, encoder: start_picture.ClipVision | None) -> State:
+        """What a state knows that starts from a picture [1, 3, height, width] in [−1, 1]; the rest of it is zero."""
+        spec, found = self.spec, {}
+        if not spec.picture_channels and not spec.transformer.image_dim:
+            raise SpecError(f"{spec.title} takes no start picture")
+        if spec.picture_channels:
+            if not isinstance(self.codec, (wan_vae.WanVae, taehv.Taehv)):
+                raise SpecError(f"{spec.title}: a start picture is encoded by the world's codec: give --codec")
+            mask = spec.picture_channels - spec.transformer.out_channels
+            given = picture.to(next(self.codec.parameters()).dtype)
+            found["picture.channels"] = start_picture.channels(self.codec, given, spec.rows, spec.columns, mask)
+        if spec.transformer.image_dim:
+            if encoder is None:
+                raise SpecError(f"{spec.title} attends to its start picture: give --image-encoder, a CLIP folder")
+            found["picture.tokens"] = encoder(picture)
+        shapes = self.state_shapes()
+        for name, tensor in found.items():
+            if tuple(tensor.shape) != shapes[name][0]:
+                raise SpecError(
+                    f"{spec.title}: {name} must be {list(shapes[name][0])}, its encoder makes {list(tensor.shape)}"
+                )
+        return {name: tensor.to(shapes[name][1]) for name, tensor in found.items()}
 
     @property
     def pictures(self) -> int:
@@ -223,12 +277,12 @@ class WanWorld(nn.Module):
         return state["queue"][shown], {**state, "queue.left": left - 1}
 
     def recache(self, state: State, prompt: Tensor) -> State:
-        """The state under another prompt [batch, rows, dim]; a family without text takes image tokens instead."""
-        text, image = (prompt, None) if self.spec.transformer.text_dim else (None, prompt)
+        """The state under another prompt [batch, rows, dim], which a family without text ignores."""
+        text = prompt if self.spec.transformer.text_dim else None
+        image = state.get("picture.tokens")
         if self.spec.guidance is not None:
-            without = torch.zeros_like(prompt)
-            nothing = {"prompt": None if text is None else without, "image": None if image is None else without}
-            state = self.stream.prompted(state, nothing["prompt"], nothing["image"], "uncond.")
+            nothing = [None if part is None else torch.zeros_like(part) for part in (text, image)]
+            state = self.stream.prompted(state, *nothing, "uncond.")
         return self.stream.recache(state, text, image, keep_sink=self.spec.keep_sink)
 
     def _make(self, state: State, action: Tensor, noise: Tensor) -> State:
@@ -240,6 +294,8 @@ class WanWorld(nn.Module):
             state, noise[:, : self.stream.noises(plan) * self.spec.cache.chunk], steer, plan
         )
         memory = {name.removeprefix("codec."): part for name, part in state.items() if name.startswith("codec.")}
+        if isinstance(self.codec, nn.Module):  # a codec's file may be of another precision than the transformer's
+            latents = latents.to(next(self.codec.parameters()).dtype)
         pictures, memory = self.codec.decode(latents, memory)
         # A stream's first picture comes with copies in front of it, which are not shown.
         left = torch.where(first, self.pictures - self.codec.growth + 1, self.pictures)
@@ -266,9 +322,11 @@ class WanWorld(nn.Module):
             lens = torch.diag(torch.tensor(LENS, dtype=action.dtype, device=action.device))
             steer["camera"] = projections(views, lens.expand(*views.shape[:2], 3, 3))
             state = {**state, "pose": pose - torch.eye(4, dtype=torch.float64, device=action.device)}
-        if "channels" in spec.steers((self.spec.rows, self.spec.columns)):
-            steer["channels"] = action.new_zeros(
-                len(action), frames, spec.in_channels - spec.out_channels, self.spec.rows, self.spec.columns
+        if self.spec.picture_channels:
+            number = state["cache.next"][:, None] + torch.arange(frames, device=action.device)
+            number = number.clamp(max=start_picture.FRAMES - 1)
+            steer["channels"] = torch.stack(
+                [kept[at] for kept, at in zip(state["picture.channels"], number, strict=True)]
             )
         if spec.actions:
             told, state = self._rows(state, action, spec.actions, frames)
