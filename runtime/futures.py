@@ -17,12 +17,12 @@ from runtime.errors import BackendError
 from runtime.noise import tick_noise
 from runtime.parity import pattern, psnr_of, relative_error
 from runtime.session import Session
-from runtime.world import World
+from runtime.world import State, World
 
 TICKS = 1000
 NEAR = 100  # ticks whose frames are compared one by one
 APART = 20.0  # dB; below that the futures are different ones
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 CELLS = 4  # per side, of the grid that statistics are taken on
 
 
@@ -69,7 +69,7 @@ def futures(world: World, ticks: int = TICKS, threads: int | None = None) -> lis
         for future in others:
             if tick < NEAR:
                 made, state = future.session.backend.tick(before, world.action(keys), embedding, noise, {})
-                future.errors.append(relative_error(state["latents"][:, -1], after["latents"][:, -1]))
+                future.errors.append(relative_error(newest(state), newest(after)))
                 future.single.append(psnr_of(made[0], frame))
             future.psnr.append(psnr_of(future.session.tick(keys), frame))
         reseeded.session.tick(keys)
@@ -79,6 +79,11 @@ def futures(world: World, ticks: int = TICKS, threads: int | None = None) -> lis
                 future.late.append(statistics(future.session.frame))
     other_seed = distance(reseeded.late, reference.late)
     return [future.row(reference.late, other_seed) for future in others]
+
+
+def newest(state: State) -> np.ndarray:
+    """The newest latent of a state, wherever that lies."""
+    return np.asarray(state["latents"])[:, -1]
 
 
 def sessions(world: World, threads: int | None) -> Iterator[Session]:

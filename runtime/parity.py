@@ -55,8 +55,9 @@ def pattern(names: tuple[str, ...], tick: int) -> set[str]:
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """Root mean square of the difference over that of what is expected."""
-    difference = np.square(found.astype(np.float64) - expected).mean()
-    size = np.square(expected.astype(np.float64)).mean()
+    wide = np.asarray(expected, np.float64)
+    difference = np.square(np.asarray(found, np.float64) - wide).mean()  # either may lie on a GPU
+    size = np.square(wide).mean()
     return math.sqrt(difference / size) if size else math.sqrt(difference)
 
 

@@ -144,7 +144,7 @@ def test_the_best_backend_is_taken_and_named(tiny_file):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"name": "gpu9000"}, "there are: openvino, onnxruntime, (torch, )?mock"),
+        ({"name": "gpu9000"}, "there are: onnxruntime-cuda, openvino, onnxruntime, .*mock"),
         ({"name": "mock"}, "use one of"),
         ({"name": "onnxruntime", "precision": "bf16"}, "it has: fp32"),
     ],

@@ -6,12 +6,15 @@ A backend is pure: it holds weights and options, takes a state and gives the nex
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from runtime.cuda import gpu_name
 from runtime.errors import BackendError
 from runtime.machine import cores
 from runtime.world import State, World
@@ -49,37 +52,58 @@ class Backend(Protocol):
 
 # name: (module with `load(world, threads, precision, players) -> Backend`, the package it needs)
 BACKENDS: dict[str, tuple[str, str]] = {  # the best first
+    "onnxruntime-cuda": ("runtime.backends.onnxruntime_cuda", "onnxruntime-gpu"),
     "openvino": ("runtime.backends.openvino", "openvino"),
     "onnxruntime": ("runtime.backends.onnxruntime", "onnxruntime"),
     "torch": ("runtime.backends.torch", "torch"),
+    # From here on only by name: engines are built, or programs compiled, for minutes.
+    "onnxruntime-tensorrt": ("runtime.backends.onnxruntime_tensorrt", "onnxruntime-gpu"),
     "mock": ("runtime.backends.mock", "numpy"),
 }
+ON_GPU = {"onnxruntime-cuda", "onnxruntime-tensorrt"}
 
 
 def load_backend(
     world: World, name: str = "auto", *, threads: int | None = None, precision: str = "auto", players: int = 1
 ) -> Backend:
-    """Make the world ready to tick. `auto` takes the best backend that can play this world on this machine."""
-    usable = usable_backends(world)
+    """Make the world ready to tick. `auto` takes the best backend that can play this world on this machine.
+
+    A GPU that was asked for by name and cannot be used is an error; with `auto` the next backend plays, and the log
+    says so in one line.
+    """
+    known = installed_backends(world)
     if name == "auto":
-        if not usable:
-            raise BackendError(f"no backend is installed for world {world.manifest.name!r}: pip install onnxruntime")
-        name = usable[0]
+        return _load_best(world, known, threads, precision, players)
     if name not in BACKENDS:
         raise BackendError(f"no backend {name!r}; there are: {', '.join(BACKENDS)}")
-    module, package = BACKENDS[name]
+    _, package = BACKENDS[name]
     if not installed(package):
         raise BackendError(f"backend {name!r} is not installed: pip install {package}")
-    if name not in usable:
-        raise BackendError(
-            f"backend {name!r} cannot play world {world.manifest.name!r}; use one of: {', '.join(usable)}"
-        )
-    load: Callable[[World, int, str, int], Backend] = importlib.import_module(module).load
+    if name not in known:
+        able = ", ".join(usable_backends(world))
+        raise BackendError(f"backend {name!r} cannot play world {world.manifest.name!r}; use one of: {able}")
+    return _load(world, name, threads, precision, players)
+
+
+def _load_best(world: World, names: list[str], threads: int | None, precision: str, players: int) -> Backend:
+    """The first that loads. Only a GPU may fail: what the CPU cannot play is wrong with the world, or with the wish."""
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        try:
+            return _load(world, name, threads, precision, players)
+        except BackendError as error:
+            if name not in ON_GPU or not following:
+                raise
+            notice(f"playing on {following}, not on {name}: {error}")
+    raise BackendError(f"no backend is installed for world {world.manifest.name!r}: pip install onnxruntime")
+
+
+def _load(world: World, name: str, threads: int | None, precision: str, players: int) -> Backend:
+    load: Callable[[World, int, str, int], Backend] = importlib.import_module(BACKENDS[name][0]).load
     return load(world, threads or default_threads(), precision, players)
 
 
-def usable_backends(world: World) -> list[str]:
-    """Installed backends that can play this world, the best first."""
+def installed_backends(world: World) -> list[str]:
+    """Backends that are installed for this kind of world, the best first."""
     able = {"mock": world.path is None, "torch": world.manifest.spec is not None}
     return [
         name
@@ -88,8 +112,25 @@ def usable_backends(world: World) -> list[str]:
     ]
 
 
+def usable_backends(world: World) -> list[str]:
+    """Those of them that this machine has the hardware for."""
+    return [name for name in installed_backends(world) if name not in ON_GPU or gpu_name()]
+
+
+def notice(text: str) -> None:
+    """One line for whoever starts a world; a host may silence the logger."""
+    logging.getLogger("worldloop").warning("worldloop: %s", text)
+
+
 def installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    """package: as it is imported, or, with a dash, as it is called on the package index."""
+    if "-" not in package:
+        return importlib.util.find_spec(package) is not None
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def default_threads() -> int:

@@ -45,6 +45,26 @@ class EngineMaker(Protocol):
         """Compile a graph. exact: in float32, whatever the precision of the others (the prompt's)."""
 
 
+class Place(Protocol):
+    """Where a state's arrays lie."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array there, zeros; what numpy asks of it is enough."""
+
+    def holds(self, array: object) -> bool:
+        """Whether this array lies there."""
+
+
+class Host:
+    """In the machine's own memory."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return aligned_zeros(shape, dtype)
+
+    def holds(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+
 @dataclass(frozen=True)
 class GraphBackend:
     """A world file's graphs on some engine. make: compiles a graph. engines: those that it has compiled."""
@@ -56,6 +76,7 @@ class GraphBackend:
     make: Callable[[str], Engine]
     engines: dict[str, Engine]
     tokenizer: Tokenizer | None
+    place: Place
 
     @property
     def name(self) -> str:
@@ -105,7 +126,8 @@ class GraphBackend:
         for name in header.outputs:
             if name.startswith("next."):
                 key = name[5:]
-                changed[key] = into[key] if key in into else aligned_zeros(state[key].shape, state[key].dtype)
+                usable = key in into and self.place.holds(into[key])
+                changed[key] = into[key] if usable else self.place.empty(state[key].shape, state[key].dtype)
         outputs = {**extra, **{f"next.{key}": array for key, array in changed.items()}}
         if graph not in self.engines:
             self.engines[graph] = self.make(graph)
@@ -113,8 +135,8 @@ class GraphBackend:
         return {**state, **changed}
 
 
-def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
-    """Check every graph, then compile it."""
+def load_graphs(world: World, maker: EngineMaker, players: int, place: Place | None = None) -> GraphBackend:
+    """Check every graph, then compile it. place: of the state, by default the host."""
     manifest = world.manifest
     if "tick" not in manifest.graphs:
         raise WorldFileError(f"{world.path}: has no tick graph: export the world again")
@@ -142,7 +164,7 @@ def load_graphs(world: World, maker: EngineMaker, players: int) -> GraphBackend:
                 raise BackendError(f"world {manifest.name!r} was exported for one player; export it again for more")
         engines = {name: compiled(name, folder) for name in headers if name not in LATER}
     tokenizer = Tokenizer.of(world) if "prompt" in headers else None
-    return GraphBackend(manifest, maker, players, headers, compiled_later, engines, tokenizer)
+    return GraphBackend(manifest, maker, players, headers, compiled_later, engines, tokenizer, place or Host())
 
 
 def graph_file(manifest: Manifest, name: str, precision: str) -> str:

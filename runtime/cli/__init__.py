@@ -34,7 +34,7 @@ EXTRAS = {  # a module that may be missing: the extra that brings it
          "vizdoom", "Box2D"],
         "train",
     ),
-    "tensorrt": "gpu",
+    "tensorrt": "tensorrt",
 }  # fmt: skip
 
 

@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from runtime.backends import Backend, default_threads, load_backend, usable_backends
+from runtime.backends import ON_GPU, Backend, default_threads, load_backend, usable_backends
 from runtime.backends.graphs import EngineMaker, aligned_zeros
 from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
+from runtime.cuda import gpu_name
 from runtime.errors import BackendError
 from runtime.machine import cores, cpu_name, peak_mb, process_age_s
 from runtime.noise import tick_noise
@@ -63,7 +64,7 @@ def command(
         "world_hash": opened.hash,
         "tick_hz": opened.manifest.tick_hz,
         "ticks": ticks,
-        "machine": {"cpu": cpu_name(), "cores": cores(), "gpu": None},
+        "machine": {"cpu": cpu_name(), "cores": cores(), "gpu": gpu_name()},
         "threads": threads or default_threads(),
         "results": results,
     }
@@ -153,10 +154,11 @@ def beginning(world: World, backend: Backend) -> tuple[State, np.ndarray]:
 
 
 def peak_of(backend: Backend) -> float | None:
+    """Of the CPU; a GPU's takes larger products than these, see benchmarks/gpu.py."""
     from runtime.matmul_peak import peak_flops
 
     maker: EngineMaker | None = getattr(backend, "maker", None)
-    return peak_flops(maker) if maker else None
+    return peak_flops(maker) if maker and backend.name not in ON_GPU else None
 
 
 def in_own_process(

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from runtime.backends import usable_backends
+from runtime.backends import ON_GPU, usable_backends
 from runtime.backends.graphs import TICKS as TICKS_GRAPHS
 from runtime.cli.options import Json, finish
 from runtime.errors import CheckFailed, UsageError
@@ -138,9 +138,9 @@ def levels(text: str) -> tuple[float, ...]:
 
 
 def judge(shipped: Path, exact: Path, ticks: int) -> list[dict[str, Any]]:
-    """Every backend: its arithmetic against torch with the same weights, its future against torch with exact ones."""
+    """Backends on the CPU: their arithmetic against torch with the same weights, their futures with exact ones."""
     world = World.open(shipped)
-    names = [name for name in usable_backends(world) if name != "torch"]
+    names = [name for name in usable_backends(world) if name != "torch" and name not in ON_GPU]
     plain = [Session(world, backend=name, precision="fp32") for name in names]
     best = [Session(world, backend=name) for name in names]
     single = compare_all(Session(world, backend="torch"), plain, ticks)

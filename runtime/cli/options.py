@@ -13,8 +13,14 @@ WorldName = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="of all randomness", min=0, max=(1 << 63) - 1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads (default: the cores, at most 4)", min=1, max=1024)]
-BackendName = Annotated[str, typer.Option(help="auto, openvino, onnxruntime or mock")]
-Precision = Annotated[str, typer.Option(help="auto, bf16, int8 or fp32")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        help="auto, openvino, onnxruntime, torch or mock; on a GPU: onnxruntime-cuda, onnxruntime-tensorrt. A GPU that "
+        "is asked for by name and cannot be used is an error; auto says in one line that the CPU plays instead"
+    ),
+]
+Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 (on a GPU), int8 or fp32")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
