@@ -10,6 +10,7 @@ Without them the reward is 0, and an episode ends by `max_ticks` alone.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.backends.graphs import aligned_zeros
 from runtime.errors import MissingExtraError, UsageError
+from runtime.governor import Wishes, choose_for_all
 from runtime.noise import tick_noise
-from runtime.session import Session
+from runtime.session import Session, graphs_of, noise_shape, tick_by
 from runtime.world import DEFAULT_WORLD, State, World
 
 try:
@@ -34,7 +36,11 @@ SEEDS = 1 << 62
 
 
 class WorldEnv(gymnasium.Env):
-    """One player. render_mode: "rgb_array" gives the frame, "human" shows it in a window at the world's rate."""
+    """One player. render_mode: "rgb_array" gives the frame, "human" shows it in a window at the world's rate.
+
+    When the player leaves the window (Esc or the close button), it closes, the episode is truncated and `info["left"]`
+    is true.
+    """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 30}  # noqa: RUF012, as Env declares it
 
@@ -82,8 +88,11 @@ class WorldEnv(gymnasium.Env):
         frame = self.session.tick([name for name, pressed in zip(names, action, strict=True) if pressed])
         state = self.session.peek()
         self._show()
-        truncated = self.max_ticks is not None and self.session.tick_number > self.max_ticks
-        return frame, float(_reward(state)[0]), bool(_terminated(state)[0]), truncated, self._info()
+        left = self._screen is not None and not self._screen.is_open
+        if left:
+            self.close()
+        truncated = left or (self.max_ticks is not None and self.session.tick_number > self.max_ticks)
+        return frame, float(_reward(state)[0]), bool(_terminated(state)[0]), truncated, self._info() | {"left": left}
 
     def render(self) -> np.ndarray | None:
         return self.session.frame.copy() if self.render_mode == "rgb_array" and self.session.frame is not None else None
@@ -134,6 +143,7 @@ class WorldVectorEnv(VectorEnv):
             name: aligned_zeros((num_envs, *spec.shape[1:]), spec.dtype) for name, spec in manifest.state.items()
         }
         self._prompts = np.zeros((num_envs, *manifest.prompt), np.float32)
+        self._pressed = np.zeros((num_envs, len(manifest.actions)), np.float32)  # in the latest tick
         self._seeds, self._ticks = [0] * num_envs, np.zeros(num_envs, np.int64)
         self._over = np.zeros(num_envs, bool)
 
@@ -175,15 +185,30 @@ class WorldVectorEnv(VectorEnv):
         for name, array in self._one.recache(state, embedding).items():
             self._state[name][player] = array[0]
         self._prompts[player], self._seeds[player], self._ticks[player] = embedding[0], seed, 0
+        self._pressed[player] = 0
 
     def _tick(self, pressed: np.ndarray) -> np.ndarray:
-        shape = (1, *self.world.manifest.noise)
+        """One call of the network, two if frames in flight must be made again for some."""
+        changed = (pressed != self._pressed).any(1).tolist()
+        chosen = choose_for_all(dict.fromkeys(graphs_of(self._many), 0.0), math.inf, changed, Wishes())
+        calls = {graph: self._call(graph, pressed) for graph in dict.fromkeys(chosen)}
+        frames, self._state = calls.pop(chosen[0])
+        for graph, (other_frames, other_state) in calls.items():
+            players = np.array([name == graph for name in chosen])
+            frames[players] = other_frames[players]
+            self._state = {
+                name: np.where(players.reshape(-1, *[1] * (array.ndim - 1)), other_state[name], array)
+                for name, array in self._state.items()
+            }
+        self._pressed, self._ticks = pressed.copy(), self._ticks + 1
+        return frames
+
+    def _call(self, graph: str, pressed: np.ndarray) -> tuple[np.ndarray, State]:
+        shape = (1, *noise_shape(self.world, graph))
         noise = np.concatenate(
             [tick_noise(seed, int(tick), shape) for seed, tick in zip(self._seeds, self._ticks, strict=True)]
         )
-        frames, self._state = self._many.tick(self._state, pressed, self._prompts, noise, {})
-        self._ticks = self._ticks + 1
-        return frames
+        return tick_by(self._many, graph, self._state, pressed, self._prompts, noise, {})
 
 
 class _Screen:
@@ -198,6 +223,10 @@ class _Screen:
         self._clock = Clock(manifest.tick_hz)
         size = manifest.width, manifest.height
         self._window = Window(manifest.title, size, Controls([]), [], self._clock.now)
+
+    @property
+    def is_open(self) -> bool:
+        return self._window.is_open
 
     def show(self, frame: np.ndarray) -> None:
         self._clock.wait()

@@ -10,7 +10,7 @@ The choice is a pure function; the replay writes it down, so that a game is the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.errors import UsageError
@@ -48,25 +48,44 @@ def choose(costs: Mapping[str, float], left: float, changed: bool, wishes: Wishe
     costs: seconds, of the graphs that the world has; `tick` is always there. left: seconds until the frame is due.
     changed: whether the action is another than the one that the frames in flight were made for.
     """
-    wanted = ["tick"]
-    if changed and "reprime" in costs:
-        if wishes.answer == "rollback":
-            return "reprime"
-        if wishes.answer == "auto":
-            wanted = ["reprime", "tick"]
+    return choose_for_all(costs, left, [changed], wishes)[0]
+
+
+def choose_for_all(costs: Mapping[str, float], left: float, changed: Sequence[bool], wishes: Wishes) -> tuple[str, ...]:
+    """`choose` for players in one batch: a graph for each.
+
+    One call of a graph makes the frames of all who need it, and costs the same for one as for all: costs are of such a
+    call. Where there is no time for two, those who hold their keys ride along when others' frames are made again.
+    """
+
+    def graphs(new: str, held: str) -> tuple[str, ...]:
+        return tuple(new if is_new else held for is_new in changed)
+
+    def seconds(plan: tuple[str, ...]) -> float:
+        return sum(costs[graph] for graph in dict.fromkeys(plan))
+
+    again = any(changed) and "reprime" in costs and wishes.answer in ("rollback", "auto")
+    forced = again and wishes.answer == "rollback"
+    plans = [graphs("reprime", "tick"), graphs("reprime", "reprime")] if again else []
+    if not forced:
+        plans.append(graphs("tick", "tick"))
     if wishes.policy == "degrade" and "tick_fast" in costs:
-        wanted.append("tick_fast")
-    for graph in wanted:
-        if costs[graph] <= left:
-            return graph
-    return min(wanted, key=lambda graph: costs[graph])
+        plans.append(graphs("reprime" if forced else "tick_fast", "tick_fast"))
+    return next((plan for plan in plans if seconds(plan) <= left), min(plans, key=seconds))
+
+
+def may_choose(graph: str, wishes: Wishes) -> bool:
+    return (graph != "reprime" or wishes.answer in ("rollback", "auto")) and (
+        graph != "tick_fast" or wishes.policy == "degrade"
+    )
 
 
 class Governor:
     """Remembers what graphs have cost, and chooses."""
 
     def __init__(self, graphs: Collection[str] = ("tick",), wishes: Wishes | None = None) -> None:
-        self.graphs, self.wishes = tuple(graphs), wishes or Wishes()
+        self.wishes = wishes or Wishes()
+        self.graphs = tuple(graph for graph in graphs if may_choose(graph, self.wishes))
         self._recent: deque[tuple[str, float]] = deque(maxlen=REMEMBERED)
         self._least: dict[str, float] = {}
 

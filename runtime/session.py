@@ -65,8 +65,7 @@ class Session:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs that a tick can be made with, see runtime/governor.py; `tick` is the first."""
-        more = self.backend.headers if isinstance(self.backend, GraphBackend) else ()
-        return ("tick", *(name for name in ("reprime", "tick_fast") if name in more))
+        return graphs_of(self.backend)
 
     @property
     def in_flight(self) -> int:
@@ -228,13 +227,8 @@ class Session:
         return frame[0]
 
     def _run(self, graph: str, action: np.ndarray, into: State) -> tuple[np.ndarray, State]:
-        manifest = self.world.manifest
-        shape = manifest.graphs[graph].noise if graph in manifest.graphs else None
-        noise = tick_noise(self.seed, self.tick_number, (1, *(shape or manifest.noise)))
-        if graph == "tick":
-            return self.backend.tick(self._state, action, self._embedding, noise, into)
-        assert isinstance(self.backend, GraphBackend), "only these have other graphs, see `graphs`"
-        return self.backend.tick_by(graph, self._state, action, self._embedding, noise, into)
+        noise = tick_noise(self.seed, self.tick_number, (1, *noise_shape(self.world, graph)))
+        return tick_by(self.backend, graph, self._state, action, self._embedding, noise, into)
 
     def _moment(self) -> Moment:
         return Moment(
@@ -276,6 +270,28 @@ class Session:
         if self.timeline is None:
             raise UsageError("this session remembers no past: make it with Session(world, rewind_mb=256)")
         return self.timeline
+
+
+def graphs_of(backend: Backend) -> tuple[str, ...]:
+    """Names of the graphs that it can tick by; `tick` is the first."""
+    more = backend.headers if isinstance(backend, GraphBackend) else ()
+    return ("tick", *(name for name in ("reprime", "tick_fast") if name in more))
+
+
+def noise_shape(world: World, graph: str) -> tuple[int, ...]:
+    """Of one player's noise in one tick by this graph."""
+    graphs = world.manifest.graphs
+    return (graphs[graph].noise if graph in graphs else None) or world.manifest.noise
+
+
+def tick_by(
+    backend: Backend, graph: str, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
+) -> tuple[np.ndarray, State]:
+    """`Backend.tick` by one of `graphs_of`, with noise of that graph's shape."""
+    if graph == "tick":
+        return backend.tick(state, action, prompt, noise, into)
+    assert isinstance(backend, GraphBackend), "only these have other graphs"
+    return backend.tick_by(graph, state, action, prompt, noise, into)
 
 
 def fits(world: World, rewind_mb: float) -> bool:

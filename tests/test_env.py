@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pygame
 import pytest
+from tiny_world import write_rolling
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -35,6 +37,21 @@ def test_the_window_shows_episodes(monkeypatch):
     env.close()
 
 
+@pytest.mark.parametrize("event", [pygame.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE), pygame.Event(pygame.QUIT)])
+def test_a_player_may_leave_the_window(monkeypatch, event):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env, still = worldloop.WorldEnv("mock", render_mode="human"), np.zeros(4)
+    env.reset(seed=1)
+    *_, truncated, info = env.step(still)
+    assert not truncated and not info["left"]
+    pygame.event.post(event)
+    *_, truncated, info = env.step(still)
+    assert truncated and info["left"] and not pygame.display.get_init()
+    env.reset(seed=1)  # another episode has a window again
+    assert env.step(still)[4]["left"] is False
+    env.close()
+
+
 def test_a_seed_and_actions_are_the_session_of_that_seed():
     env, session = worldloop.WorldEnv("mock"), Session(World.open("mock"), seed=9)
     first, info = env.reset(seed=9)
@@ -60,9 +77,10 @@ def test_rewards_and_ends_are_given_by_worlds_that_tell_them():
     assert _reward({"x": np.zeros((2, 3))}).tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["mock", "tiny"])
-def test_players_in_a_batch_play_as_alone(name, tiny_file):
-    world = World.open("mock" if name == "mock" else tiny_file)
+@pytest.mark.parametrize("name", ["mock", "tiny", "rolling"])
+def test_players_in_a_batch_play_as_alone(name, tiny_file, tmp_path):
+    """In the rolling world frames in flight are made again for those alone who press something new."""
+    world = World.open({"mock": "mock", "tiny": tiny_file}.get(name) or write_rolling(tmp_path / "rolling.world"))
     backend = "mock" if name == "mock" else "onnxruntime"
     many = worldloop.WorldVectorEnv(world, 3, backend=backend, threads=1, max_ticks=8)
     alone = [worldloop.WorldEnv(world, backend=backend, threads=1, max_ticks=8) for _ in range(3)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import UsageError
-from runtime.governor import ANSWERS, POLICIES, Governor, Wishes, choose
+from runtime.governor import ANSWERS, POLICIES, Governor, Wishes, choose, choose_for_all
 
 COSTS = {"tick": 0.010, "reprime": 0.030, "tick_fast": 0.005}
 
@@ -43,6 +43,35 @@ def test_no_deadline_is_missed_that_could_be_met(more, tick, left, changed, answ
         assert costs[graph] <= left
 
 
+@pytest.mark.parametrize(
+    "left, answer, policy, graphs",
+    [
+        (0.050, "auto", "slow", ["tick", "reprime", "tick"]),
+        (0.035, "auto", "slow", ["reprime"] * 3),  # no time for two calls: all ride along
+        (0.020, "auto", "slow", ["tick"] * 3),
+        (0.007, "auto", "degrade", ["tick_fast"] * 3),
+        (0.001, "auto", "degrade", ["tick_fast"] * 3),  # nothing fits: the quickest
+        (0.050, "late", "slow", ["tick"] * 3),
+        (0.020, "rollback", "slow", ["reprime"] * 3),
+    ],
+)
+def test_players_of_a_batch_share_calls(left, answer, policy, graphs):
+    assert choose_for_all(COSTS, left, [False, True, False], Wishes(answer, policy)) == tuple(graphs)
+
+
+def test_a_trace_of_costs_of_a_batch_meets_every_deadline_that_can_be_met():
+    """Calls get dear and cheap again while ever more players press something new."""
+    wishes, made = Wishes("auto", "degrade"), set()
+    for tick in range(300):
+        costs = {graph: seconds * (1 + tick % 60 / 20) for graph, seconds in COSTS.items()}
+        changed = [(tick + player) % 7 < tick // 50 for player in range(8)]
+        graphs = choose_for_all(costs, 0.04, changed, wishes)
+        assert sum(costs[graph] for graph in set(graphs)) <= 0.04 and len(graphs) == 8
+        assert all(graph != "tick_fast" for graph in graphs) or costs["tick"] > 0.04
+        made.add(frozenset(graphs))
+    assert made == {frozenset(graphs) for graphs in (["tick"], ["reprime"], ["tick", "reprime"])}
+
+
 def test_a_trace_of_costs_gives_the_frames_that_it_should():
     """A machine gets busy for a while: ticks become dear, are degraded, and recover when it is forgotten."""
     governor = Governor(("tick", "tick_fast"), Wishes(policy="degrade"))
@@ -59,7 +88,8 @@ def test_a_trace_of_costs_gives_the_frames_that_it_should():
 
 
 def test_input_is_read_as_late_as_the_dearest_graph_allows():
-    governor = Governor(("tick", "reprime"))
+    governor = Governor(("tick", "reprime", "tick_fast"))
+    assert governor.graphs == ("tick", "reprime")  # fewer steps are not what the player chose
     assert governor.lead(0.04) == pytest.approx(0.001)
     governor.measured("tick", 0.005)
     governor.measured("reprime", 0.010)
