@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from export.tensorrt import About, EngineError, build, cached
 from export.tensorrt import load as load_engine
 from export.ticks import ticks
 from runtime.backends import load_backend
-from runtime.backends.torch import tensors
+from runtime.backends.imported import Kept
+from runtime.backends.torch import native_world, tensors
+from runtime.backends.torch_cuda import TorchGpuBackend
 from runtime.errors import BackendError, CheckFailed, MissingExtraError, WorldloopError
 from runtime.futures import futures, table
 from runtime.int8 import add_int8, most
@@ -31,8 +34,10 @@ from runtime.parity import TOLERANCE, check_world, compare, psnr_of
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
 from runtime.world import World
+from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchWorld
+from worldmodel.tick import tick
 
 SPEC = WorldSpec(
     name="small", height=32, width=32, tick_hz=25, actions=("left", "gas"), keys={"left": ["a"], "gas": ["w"]},
@@ -143,12 +148,41 @@ def test_a_game_that_was_degraded_at_times_is_the_same_again(files, tmp_path):
     session = Session(world, backend="onnxruntime", threads=1)
     assert session.graphs == ("tick", "tick_fast")
     recorder, frames = Recorder(tmp_path / "game.replay", session, str(world.path)), []
-    for tick in range(12):
-        frames.append(session.tick({"gas"}, graph="tick_fast" if 3 <= tick < 7 else "tick"))
+    for number in range(12):
+        frames.append(session.tick({"gas"}, graph="tick_fast" if 3 <= number < 7 else "tick"))
         recorder.tick(session, frames[-1])
     recorder.close()
     again = play_again(open_replay(tmp_path / "game.replay"), Session(world, backend="onnxruntime", threads=1))
     assert all(np.array_equal(played.frame, frame) for played, frame in zip(again, frames, strict=True))
+
+
+def test_the_torch_backend_of_gpus_keeps_its_state_and_plays_the_same_game(files):
+    """On the CPU in the GPU's place, with the function itself in the place of its recording."""
+    world, recorded = World.open(files["int8"]), []
+
+    def record(function, arguments):
+        recorded.append(len(arguments))
+        return function
+
+    model = native_world(world)
+    backend = TorchGpuBackend(
+        model, torch.device("cpu"), partial(tick, model), PromptEncoder.load(), 1, 1, "fp32", record
+    )
+    sessions = [Session(world, backend=chosen, threads=1) for chosen in ("torch", backend)]
+    for session in sessions:
+        session.tick()
+        session.set_prompt("a red road through blue fields")
+    assert compare(*sessions, ticks=5).worst < 1e-6
+    assert recorded == [3 + len(world.manifest.state)]
+    assert all(isinstance(array, Kept) for array in sessions[1].peek().values())
+    sessions[0].restore(sessions[1].snapshot())
+    assert np.array_equal(*(session.tick({"left"}) for session in sessions))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_torch_without_a_gpu_says_which_torch_it_is(files):
+    with pytest.raises(BackendError, match=r"built for .* finds no NVIDIA GPU here: use the backend torch"):
+        Session(World.open(files["int8"]), backend="torch-cuda")
 
 
 def test_a_prompt_switch_is_that_of_torch(files):
