@@ -54,7 +54,7 @@ class TracedPass:
         keep: slice = EVERY,
         silent: int = 0,
     ) -> tuple[Tensor, State]:
-        told = (conditions.camera, conditions.channels, conditions.mouse, conditions.keyboard)
+        told = (conditions.camera, conditions.rays, conditions.channels, conditions.mouse, conditions.keyboard)
         plain = all(part is None for part in told) and "image.k" not in conditions.cross
         if not plain or any(group.mask(1) is not None for group in groups):
             return cast("tuple[Tensor, State]", self.model(latents, levels, groups, conditions, keep, silent))

@@ -1,7 +1,8 @@
 """Keys → actions. Events come when they come; a tick reads what was pressed at any moment since the last one.
 
 A key is a name: a key of the keyboard by its pygame name, lower case (`left`, `a`, `space`), a button or direction of a
-gamepad (`pad:a`, `pad:left`), or one of the mouse (`mouse:left`, `mouse:move right`, `mouse:wheel up`).
+gamepad (`pad:a`, `pad:left`), or one of the mouse (`mouse:left`, `mouse:move right`, `mouse:wheel up`). Where a world
+is drawn in, the place of the pointer is told by keys, too: the binary digits of its x and y (`pointer:x64`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ BESIDE = {  # default keys of worlds that name only keyboard keys: the same plac
     "left": ("pad:left",), "right": ("pad:right",), "up": ("pad:up", "pad:a"), "down": ("pad:down", "pad:b"),
     "space": ("pad:x", "mouse:left"), "return": ("pad:y", "mouse:right"),
 }  # fmt: skip
+
+
+POINTER = "pointer:"  # how the names of such keys begin
+POINTER_DIGITS = 7
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Controls:
     def __init__(self, actions: Iterable[Action]) -> None:
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last reading, perhaps released again
+        self._pointer: frozenset[str] = frozenset()  # keys that tell its latest place; others since do not count
         self._arrived: float | None = None
         self._newest = 0
         self.bind({action.name: default_keys(action) for action in actions})
@@ -69,6 +75,21 @@ class Controls:
         self.press(key, at)
         self.release(key, at)
 
+    def point(self, x: float, y: float, at: float) -> None:
+        """The pointer is here, within 0..1 of the picture's width and height."""
+        steps = 1 << POINTER_DIGITS
+        places = {axis: min(max(int(place * steps), 0), steps - 1) for axis, place in (("x", x), ("y", y))}
+        keys = {
+            f"{POINTER}{axis}{1 << digit}"
+            for axis, place in places.items()
+            for digit in range(POINTER_DIGITS)
+            if place >> digit & 1
+        }
+        pointer = frozenset(keys & self.meaning.keys())
+        if pointer != self._pointer:
+            self._pointer = pointer
+            self._note(at)
+
     def release_all(self) -> None:
         """For when key releases go elsewhere: the window has lost the keyboard."""
         self._held.clear()
@@ -76,7 +97,7 @@ class Controls:
 
     def read(self) -> Reading:
         """What is held now or was pressed since the last reading, however short the tap."""
-        keys = self._held | self._tapped
+        keys = self._held | self._tapped | (self._pointer & self.meaning.keys())
         reading = Reading(frozenset().union(*(self.meaning[key] for key in keys)), self._arrived, self._newest)
         self._tapped.clear()
         self._arrived = None

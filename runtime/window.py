@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from runtime.bindings import Controls
+from runtime.bindings import POINTER, Controls
 from runtime.errors import DisplayError
 from runtime.frames import as_surface
 from runtime.loop import Request, Status
@@ -83,6 +83,7 @@ class Window:
             raise DisplayError(
                 f"no window can be opened ({error}): set DISPLAY, or play with --headless --ticks N"
             ) from error
+        self._area = self._surface.get_rect()  # of the picture in it
         pygame.display.set_caption(f"worldloop · {title}")
         pygame.joystick.init()
         controller.init()
@@ -142,7 +143,7 @@ class Window:
 
     def _draw(self, frame: np.ndarray) -> None:
         picture = as_surface(frame)
-        area = fit(picture.get_size(), self._surface.get_size())
+        area = self._area = fit(picture.get_size(), self._surface.get_size())
         self._surface.fill((0, 0, 0))
         self._surface.blit(pygame.transform.scale(picture, area.size), area)
 
@@ -165,6 +166,9 @@ class Window:
         elif event.type == pygame.KEYDOWN and self._typed is not None:
             self._type(pygame.key.name(event.key).lower())
         else:
+            if event.type == pygame.MOUSEMOTION:
+                (x, y), area = event.pos, self._area
+                self.controls.point((x - area.left) / area.width, (y - area.top) / area.height, self.now())
             for key, down in self._keys(event):
                 self._press(key) if down else self._release(key)
 
@@ -205,7 +209,9 @@ class Window:
         elif key == "h":
             self.show_hud = not self.show_hud
         elif key == "f2":
-            self._binding, self._bound = list(self.controls.keys), {}
+            keys = self.controls.keys.items()
+            self._binding = [action for action, own in keys if not any(key.startswith(POINTER) for key in own)] or None
+            self._bound = {}
         elif key == REWIND:
             self.rewinding = True
         elif key in REQUESTS:
@@ -231,7 +237,7 @@ class Window:
         del self._binding[0]
         if not self._binding:
             self._binding = None
-            self.controls.bind(self._bound)
+            self.controls.bind({**self.controls.keys, **self._bound})
             self.rebound()
 
     def _binding_lines(self) -> list[str]:

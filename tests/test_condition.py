@@ -5,9 +5,20 @@ import math
 import pytest
 import torch
 
-from worldmodel.condition.camera import from_camera, path_keys, path_views, project, projections, rays, step, to_camera
+from worldmodel.condition.camera import (
+    from_camera,
+    path_keys,
+    path_views,
+    project,
+    projections,
+    ray_steps,
+    ray_tokens,
+    rays,
+    step,
+    to_camera,
+)
 from worldmodel.condition.prompts import PromptAt, PromptTrack, blend
-from worldmodel.condition.tracks import Drawing, TrackHead, identity, track_map
+from worldmodel.condition.tracks import TrackHead, drawn, identity, track_map
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
 
@@ -50,14 +61,34 @@ def test_what_a_camera_sees_depends_on_relative_poses_only():
 
 
 def test_rays_start_at_the_camera_and_fan_out_through_the_picture():
-    lens = torch.tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1.0]])
-    views = path_views("d*5")[None, -1:]
-    found = rays(views, lens.expand(1, 1, 3, 3), 3, 3)[0, 0]
-    direction, moment = found[:3], found[3:]
+    pose = torch.eye(4)
+    pose[0, 3] = 0.4
+    found = rays(pose[None, None], (0.5, 0.5), 3, 3)[0, 0]
+    origin, direction = found[:3], found[3:]
+    assert torch.equal(origin, torch.tensor([0.4, 0, 0])[:, None, None].expand(3, 3, 3))
     assert torch.allclose(direction[:, 1, 1], torch.tensor([0.0, 0.0, 1.0]), atol=1e-6)  # the middle looks ahead
-    assert direction[0, 1, 2] > 0 > direction[0, 1, 0]
-    assert torch.allclose(moment[:, 1, 1], torch.tensor([0.0, -0.4, 0.0]), atol=1e-6)  # origin (0.4, 0, 0) × ahead
-    assert torch.allclose((direction * moment).sum(0), torch.zeros(3, 3), atol=1e-6)
+    assert direction[0, 1, 2] > 0 > direction[0, 1, 0] and direction[1, 2, 1] > 0
+    assert torch.allclose(direction.norm(dim=0), torch.ones(3, 3))
+
+
+def test_a_token_is_told_of_the_rays_of_its_own_pixels():
+    """Numbers run channel, row and column in the cell, row and column in the patch."""
+    maps = torch.arange(2 * 6 * 8 * 12.0).reshape(1, 2, 6, 8, 12)
+    tokens = ray_tokens(maps, side=2, patch=(2, 2))
+    assert tokens.shape == (1, 2, 6, 6 * 4 * 4)
+    frame, token = 1, 4  # the second row's second token
+    wanted = [
+        maps[0, frame, channel, 4 * 1 + 2 * down + y, 4 * 1 + 2 * right + x]
+        for channel in range(6) for y in range(2) for x in range(2) for down in range(2) for right in range(2)
+    ]  # fmt: skip
+    assert tokens[0, frame, token].tolist() == wanted
+
+
+def test_rays_are_told_in_the_camera_of_the_frame_before():
+    poses = ray_steps([["w"], ["l"]], 3, torch.tensor([True, False]))
+    assert torch.equal(poses[0, 0], torch.eye(4, dtype=torch.float64))  # a game's first frame
+    assert torch.allclose(poses[0, 1, :3, 3], torch.tensor([0, 0, 1.0], dtype=torch.float64))  # one step ahead
+    assert torch.equal(poses[1, 0], step(torch.eye(4, dtype=torch.float64), ["l"]))
 
 
 def test_a_latent_frame_is_told_the_rows_before_it():
@@ -91,13 +122,28 @@ def test_pictures_of_tracks_become_channels_of_latent_frames():
     assert TrackHead(6, 4)(maps).shape == (2, 2, 4, 3, 5)
 
 
-def test_the_mouse_takes_up_a_track_or_begins_one():
-    drawing = Drawing().press(0.2, 0.2).move(0.4, 0.2).release().move(0.9, 0.9)
-    assert drawing.heads == ((0.4, 0.2),)
-    drawing = drawing.press(0.41, 0.2).move(2.0, -1.0).release().press(0.1, 0.8)
-    assert drawing.heads == ((1.0, 0.0), (0.1, 0.8)) and drawing.held == 1
-    points, visible = drawing.points(3)
-    assert points.shape == (1, 1, 3, 2) and visible.tolist() == [[[True, True, False]]]
+def draw(*pens: tuple[float, float, float], tracks: int = 2):
+    places, seen, held = torch.zeros(1, tracks, 2), torch.zeros(1, tracks, dtype=torch.bool), torch.zeros(1).long()
+    for pen in pens:
+        places, seen, held = drawn(places, seen, held, torch.tensor([pen]))
+    return [[round(x, 3) for x in place] for place in places[0][seen[0]].tolist()], int(held)
+
+
+def test_the_pen_takes_up_a_track_or_begins_one():
+    assert draw((0, 0.5, 0.5)) == ([], 0)
+    assert draw((1, 0.2, 0.2), (1, 0.4, 0.2), (0, 0.9, 0.9)) == ([[0.4, 0.2]], 0)  # it stays where it was let go
+    near = ((1, 0.2, 0.2), (0, 0, 0), (1, 0.22, 0.2))
+    assert draw(*near) == ([[0.22, 0.2]], 1)
+    assert draw(*near, (1, 0.9, 0.9)) == ([[0.9, 0.9]], 1)  # however far it is dragged in one picture
+    far = ((1, 0.2, 0.2), (0, 0, 0), (1, 0.8, 0.8))
+    assert draw(*far) == ([[0.2, 0.2], [0.8, 0.8]], 2)
+    assert draw(*far, (0, 0, 0), (1, 0.5, 0.3)) == ([[0.5, 0.3], [0.8, 0.8]], 1)  # all in use: the nearest
+
+
+def test_players_draw_each_for_themselves():
+    places, seen, held = torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2).long()
+    places, seen, held = drawn(places, seen, held, torch.tensor([[1, 0.5, 0.5], [0, 0.1, 0.1]]))
+    assert seen.tolist() == [[True, False, False], [False] * 3] and held.tolist() == [1, 0]
 
 
 def one_hot(at: int) -> torch.Tensor:

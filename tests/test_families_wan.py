@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from runtime.backends.imported import imported
 from runtime.session import Session
 from worldmodel.condition.wan_actions import ActionSpec
-from worldmodel.errors import CheckpointError
+from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.families.checkpoint import Found, from_diffusers, merge_lora, open_checkpoint
 from worldmodel.families.family import build, outline, recognise, zero_state
 from worldmodel.families.wan_transformer import WanSpec, WanTransformer
@@ -52,6 +52,17 @@ FILES = {  # family: file name, what is in it
     ),
 }
 
+TRACKS = {  # three channels of a track map, five beside the latents
+    "track_head.mix.0.weight": torch.randn(5, 2 * 4, 3, 3),
+    "track_head.mix.0.bias": torch.randn(5),
+    "track_head.mix.2.weight": torch.randn(5, 5, 1, 1),
+    "track_head.mix.2.bias": torch.randn(5),
+}
+FILES |= {
+    "lingbot_world": ("fast.pt", weights(ray_side=2, in_channels=9)),
+    "motion_stream": ("own.pt", {**weights(in_channels=9), **TRACKS}),
+}
+
 
 @pytest.fixture(params=FILES)
 def checkpoint(request, tmp_path):
@@ -70,7 +81,7 @@ def test_every_projects_file_is_recognised_and_loaded_whole(checkpoint):
     family, found = checkpoint
     name, world = world_of(found)
     assert name == family
-    assert set(world.transformer.state_dict()) == set(found.shapes)
+    assert set(world.transformer.state_dict()) == set(found.shapes) - set(TRACKS)
 
 
 def test_it_plays_in_a_session_and_turns_with_a_prompt_typed_while_it_plays(checkpoint):
@@ -117,7 +128,7 @@ def test_a_state_of_zeros_is_a_start(checkpoint):
 
 
 def test_a_button_moves_the_picture_and_is_answered_by_the_very_next_block(tmp_path):
-    for family in ("minwm", "matrix_game2"):
+    for family in ("minwm", "matrix_game2", "lingbot_world", "motion_stream"):
         name, content = FILES[family]
         torch.save(content, tmp_path / name)
         _, world = world_of(open_checkpoint(tmp_path / name))
@@ -132,6 +143,48 @@ def test_a_button_moves_the_picture_and_is_answered_by_the_very_next_block(tmp_p
                 frame, played = world(played, world.about.action(buttons), torch.zeros(1), noise)
             frames.append(frame)
         assert not torch.equal(*frames), family
+
+
+def test_rays_scale_and_shift_every_token_as_in_the_public_code():
+    torch.manual_seed(0)
+    model = WanTransformer(WanSpec(**SMALL, ray_side=2))
+    poses, tokens = torch.eye(4).expand(1, 2, 4, 4), torch.randn(1, 2, 6, 24)
+    seen, block = model.embed_rays(poses, torch.Size((4, 6))), model.blocks[1]
+    told = seen + block.cam_injector_layer2(torch.nn.functional.silu(block.cam_injector_layer1(seen)))
+    wanted = (1 + block.cam_scale_layer(told)) * tokens + block.cam_shift_layer(told)
+    assert torch.allclose(block.look(tokens, seen), wanted, atol=1e-5)
+
+
+def test_ray_maps_of_other_channels_are_refused():
+    shapes = {name: tuple(part.shape) for name, part in weights(ray_side=2).items()}
+    with pytest.raises(SpecError, match="patch_embedding_wancamctrl takes 112 numbers"):
+        read_transformer({**shapes, "patch_embedding_wancamctrl.weight": (24, 7 * 4 * 4)}, CONFIG)
+
+
+def test_a_drawing_moves_the_next_block_and_is_in_replays_and_saves():
+    torch.manual_seed(0)
+    shapes = {name: tuple(part.shape) for name, part in FILES["motion_stream"][1].items()}
+    family, spec = recognise(shapes, CONFIG, "?")
+    playable = build(family, spec, FILES["motion_stream"][1], "?")
+    assert isinstance(playable, WanWorld) and playable.pictures == 3  # without a codec a latent frame is a picture
+
+    def session() -> Session:
+        world, backend = imported("drawn", playable, hash="0" * 64, licence="?")
+        return Session(world, backend=backend, seed=2)
+
+    plain, drawn = session(), session()
+    still = [plain.tick() for _ in range(6)]
+    way = [{"draw", "x64", "y32"}, {"draw", "x64", "x16", "y32"}, {"draw", "x64", "x32", "y32"}]
+    moved = [drawn.tick(pressed) for pressed in way]
+    path = np.asarray(drawn.peek()["tracks.path"])[0, :, 0]
+    assert np.allclose(path, (np.array([[64, 32], [80, 32], [96, 32]]) + 0.5) / 128)
+    saved = drawn.snapshot()
+    moved += [drawn.tick() for _ in range(3)]
+    assert not np.array_equal(still[0], moved[0])  # the pen was down when the first block was made
+    assert any(not np.array_equal(a, b) for a, b in zip(still[3:], moved[3:], strict=True))
+    other = session()
+    other.restore(saved)
+    assert all(np.array_equal(other.tick(), frame) for frame in moved[3:])
 
 
 def test_sizes_are_read_from_the_shapes():

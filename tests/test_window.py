@@ -69,6 +69,27 @@ def test_a_stick_presses_while_it_leans_and_the_mouse_when_it_moves(window):
     assert [window.controls.read().actions for _ in range(2)] == [{"gas"}, frozenset()]
 
 
+def test_the_mouse_draws_in_worlds_that_know_where_the_pointer_is(window):
+    places = {f"{axis}{1 << n}": (f"pointer:{axis}{1 << n}",) for axis in "xy" for n in range(7)}
+    window.controls.bind({"draw": ("mouse:left",), **places})
+    window.picture(np.zeros((64, 96, 3), np.uint8))
+    left, top, width, height = window._area
+
+    def move(x: float, y: float) -> None:
+        at = left + round(x * width), top + round(y * height)
+        post(window, ("MOUSEMOTION", {"rel": (1, 1), "pos": at, "buttons": (0, 0, 0)}))
+
+    move(0.1, 0.1)
+    move(0.75, 0.5)
+    assert window.controls.read().actions == {"x64", "x32", "y64"}  # where it is, not where it has been
+    post(window, ("MOUSEBUTTONDOWN", {"button": 1}), ("MOUSEBUTTONUP", {"button": 1}))
+    assert [window.controls.read().actions for _ in range(2)] == [{"draw", "x64", "x32", "y64"}, {"x64", "x32", "y64"}]
+    move(-1, 5)
+    assert window.controls.read().actions == {f"y{1 << n}" for n in range(7)}  # outside: the nearest place
+    post(window, "f2", "q")  # the pointer's places are nobody's keys to choose
+    assert window.controls.keys == {"draw": ("q",), **places}
+
+
 def test_the_players_keys_ask_for_things(window):
     assert [r.kind for r in post(window, "p", ".", "r", "f3", "f4", "f5", "f6", "f9")] == [
         "pause", "step", "restart", "fork", "branch", "save", "next_save", "load",

@@ -94,21 +94,14 @@ CONDITIONS: dict[str, Entry] = {
     "text": Entry("prompt by cross-attention, switched by recache", "arXiv:2503.20314", OURS, ("every Wan family",)),
     "guidance": Entry("classifier-free guidance, caches of its own", "arXiv:2207.12598", OURS, ("every Wan family",)),
     "image": Entry(
-        "first frame as image tokens and channels", "arXiv:2503.20314", OURS, ("Wan image-to-video", "matrix_game2")
+        "first frame as image tokens and channels", "arXiv:2503.20314", OURS, ("matrix_game2", "lingbot_world")
     ),
     "keyboard_mouse": Entry(
         "rows of keys and mouse, attended over time", "github.com/SkyworkAI/Matrix-Game", OURS, ("matrix_game2",)
     ),
     "camera": Entry("camera path as projective positions", "github.com/shengshu-ai/minWM", OURS, ("minwm",)),
-    "rays": Entry(
-        "camera path as a map of rays",
-        "github.com/Robbyant/lingbot-world",
-        OURS,
-        ("transformers with channels to spare",),
-    ),
-    "tracks": Entry(
-        "points drawn with the mouse, as channels", "arXiv:2511.01266", OURS, ("transformers with channels to spare",)
-    ),
+    "rays": Entry("camera path as a map of rays", "arXiv:2601.20540", OURS, ("lingbot_world",)),
+    "tracks": Entry("points drawn with the mouse, as channels", "arXiv:2511.01266", OURS, ("motion_stream",)),
 }
 
 CODECS: dict[str, Entry] = {

@@ -62,8 +62,10 @@ def imported(
     return World(manifest, hash), ImportedBackend(playable, torch.device(device), encoder)
 
 
-def load_family(world: World, threads: int, precision: str, players: int) -> Backend:
-    """The backend of a world file that `worldloop import` wrote."""
+def load_family(
+    world: World, threads: int, precision: str, players: int, device: torch.device | None = None
+) -> Backend:
+    """The backend of a world file that `worldloop import` wrote. device: the CPU, if none is given."""
     from export.family_world import WEIGHTS
     from worldmodel.families.family import build, recognise
 
@@ -83,23 +85,25 @@ def load_family(world: World, threads: int, precision: str, players: int) -> Bac
     if family != spec.get("family"):
         raise WorldFileError(f"{world.path}: says it is {spec.get('family')} and holds {family}: import it again")
     torch.set_num_threads(threads)
-    playable = build(family, described, weights, str(world.path))
-    return ImportedBackend(playable, torch.device("cpu"), _encoder(world, config, playable.about.prompt_shape[0]))
+    playable, device = build(family, described, weights, str(world.path)), device or torch.device("cpu")
+    cast(torch.nn.Module, playable).to(device)
+    encoder = _encoder(world, config, playable.about.prompt_shape[0])
+    return ImportedBackend(playable, device, encoder, name="torch" if device.type == "cpu" else f"torch-{device.type}")
 
 
 def _encoder(world: World, config: Mapping[str, Any], rows: int) -> Encoder | None:
     """The text encoder that the world file names. One that is not there is only missed when a prompt is typed."""
-    noted = config.get("text_encoder")
-    if not isinstance(noted, str) or world.path is None:
+    noted, path = config.get("text_encoder"), world.path
+    if not isinstance(noted, str) or path is None:
         return None
-    folder = encoder_folder.found(noted, world.path)
+    folder = encoder_folder.found(noted, path)
     if folder is not None:
         from worldmodel.prompt.umt5 import Umt5
 
         return Umt5.load(folder, rows)
 
     def missing(text: str) -> Tensor:
-        raise PromptError(encoder_folder.missed(noted, world.path))
+        raise PromptError(encoder_folder.missed(noted, path))
 
     return missing
 

@@ -1,8 +1,7 @@
 """Camera poses: paths as text, projective position encoding, and ray maps.
 
 A pose is a world-to-camera matrix [4, 4] in OpenCV's axes (x right, y down, z forward). A family may take poses as a
-second attention branch (PRoPE, as in minWM) or as an image of rays (Plücker coordinates, as in LingBot-World and
-Matrix-Game 3).
+second attention branch (PRoPE, as in minWM) or as an image of rays (as in LingBot-World).
 """
 
 from __future__ import annotations
@@ -115,22 +114,44 @@ def _tile(x: Tensor, matrix: Tensor) -> Tensor:
     return (tiles @ matrix.to(x.dtype).transpose(-1, -2)).reshape(batch, frames, tokens, heads, width)
 
 
-def rays(views: Tensor, lenses: Tensor, rows: int, columns: int) -> Tensor:
-    """Plücker ray maps [batch, frames, 6, rows, columns]: direction d of each cell's ray, and origin × d.
+def rays(poses: Tensor, lens: tuple[float, float], height: int, width: int) -> Tensor:
+    """Ray maps [batch, frames, 6, height, width]: of each pixel's ray where it begins, then its direction.
 
-    views: [batch, frames, 4, 4] world-to-camera; lenses: [batch, frames, 3, 3] with focal lengths and principal point
-    in units of the picture's width and height.
+    poses: [batch, frames, 4, 4] camera-to-world. lens: focal lengths in picture widths and heights, the principal point
+    in the middle. The public code (wan/utils/cam_utils.py of LingBot-World) calls this pair a Plücker embedding, and
+    leaves the moment out.
     """
-    poses = torch.linalg.inv(views.double()).to(views.dtype)
     y, x = torch.meshgrid(
-        (torch.arange(rows, device=views.device, dtype=views.dtype) + 0.5) / rows,
-        (torch.arange(columns, device=views.device, dtype=views.dtype) + 0.5) / columns,
+        ((torch.arange(height, device=poses.device, dtype=poses.dtype) + 0.5) / height - 0.5) / lens[1],
+        ((torch.arange(width, device=poses.device, dtype=poses.dtype) + 0.5) / width - 0.5) / lens[0],
         indexing="ij",
     )
-    focal = torch.stack([lenses[..., 0, 0], lenses[..., 1, 1]], -1)[..., None, None, :]
-    centre = torch.stack([lenses[..., 0, 2], lenses[..., 1, 2]], -1)[..., None, None, :]
-    flat = (torch.stack([x, y], -1) - centre) / focal  # [batch, frames, rows, columns, 2]
-    in_camera = torch.cat([flat, torch.ones_like(flat[..., :1])], -1)
-    direction = nnf.normalize(torch.einsum("bfij,bfyxj->bfyxi", poses[..., :3, :3], in_camera), dim=-1)
-    origin = poses[..., None, None, :3, 3].expand_as(direction)
-    return torch.cat([direction, torch.linalg.cross(origin, direction)], -1).permute(0, 1, 4, 2, 3)
+    in_camera = nnf.normalize(torch.stack([x, y, torch.ones_like(x)], -1), dim=-1)
+    direction = torch.einsum("bfij,yxj->bfiyx", poses[..., :3, :3], in_camera)
+    return torch.cat([poses[..., :3, 3, None, None].expand_as(direction), direction], 2)
+
+
+def ray_tokens(maps: Tensor, side: int, patch: tuple[int, int]) -> Tensor:
+    """Ray maps [batch, frames, 6, height, width] as one row of numbers a token: [batch, frames, T, numbers].
+
+    Each latent cell has side × side pixels and each token a patch of cells; numbers run channel, row and column in the
+    cell, row and column in the patch.
+    """
+    batch, frames, channels, height, width = maps.shape
+    (down, right), rows, columns = patch, height // side, width // side
+    cells = maps.reshape(batch, frames, channels, rows // down, down, side, columns // right, right, side)
+    return cells.permute(0, 1, 3, 6, 2, 5, 8, 4, 7).reshape(batch, frames, rows * columns // (down * right), -1)
+
+
+def ray_steps(keys: list[list[str]], frames: int, starting: Tensor) -> Tensor:
+    """Camera-to-world poses [batch, frames, 4, 4] float64, each in the camera of the frame before it (LingBot-World).
+
+    keys: held by each player. starting: bool [batch], whose first frame has none before it. Lengths are in steps, as
+    the public code divides them by the longest of a clip.
+    """
+    eye = torch.eye(4, dtype=torch.float64, device=starting.device)
+    moved = torch.stack([step(eye, held) for held in keys])
+    moved[:, :3, 3] /= STEP
+    poses = moved[:, None].repeat(1, frames, 1, 1)
+    poses[starting, 0] = eye
+    return poses

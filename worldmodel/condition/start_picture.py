@@ -92,11 +92,12 @@ class ClipVision:
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"no image encoder in {folder}: expected config.json and weights")
         try:
-            model, found = CLIPVisionModel.from_pretrained(
+            loaded: Any = CLIPVisionModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: not a CLIP vision model: {str(error).splitlines()[0]}") from error
+        model, found = loaded
         if found["missing_keys"]:
             raise CheckpointError(f"{folder}: not a CLIP vision model: {sorted(found['missing_keys'])[0]} is missing")
         return ClipVision(model.eval().requires_grad_(False))

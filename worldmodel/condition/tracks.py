@@ -2,7 +2,7 @@
 
 Every track has a number; where it is in a frame, the map holds that number's sinusoidal vector, spread over the nearest
 cells. arXiv:2511.01266 describes the scheme; how its weights shape it is not published, so a world has to be trained
-for it.
+for it (families/motion_stream.py plays one).
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.errors import SpecError
+
+REACH = 0.05  # how near a track must be to be taken up, of the picture's sides
+TRACKS = 16  # that can be drawn at a time
+
+
+@dataclass(frozen=True)
+class TrackSpec:
+    """Sizes of the track head."""
+
+    channels: int  # of a track map
+    out: int  # beside the latents
+    growth: int = 4  # pictures whose maps become one latent frame
 
 
 def track_map(points: Tensor, visible: Tensor, channels: int, rows: int, columns: int) -> Tensor:
@@ -60,39 +72,18 @@ class TrackHead(nn.Module):
         return self.mix(grouped).unflatten(0, (batch, -1))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Tracks under way, as the mouse draws them while the world runs. Immutable: every event gives the next one.
+def drawn(places: Tensor, seen: Tensor, held: Tensor, pen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tracks one picture later: where they are, which there are, and which the pen holds.
 
-    heads: number and last place (x, y within 0..1) of every track; held: the one under the mouse button, or None.
+    places: [batch, tracks, 2], x and y within 0..1. seen: bool [batch, tracks]. held: int64 [batch], 0 for none, else
+    the track's number from 1. pen: [batch, 3], above 0 while it is down, and its x and y. The pen takes up a track that
+    is near, begins one where none is, and takes the nearest when all are in use; what it lets go of stays there.
     """
-
-    heads: tuple[tuple[float, float], ...] = ()
-    held: int | None = None
-
-    def press(self, x: float, y: float, reach: float = 0.05) -> Drawing:
-        """Take up the track that is near, or begin one."""
-        near = [(abs(a - x) + abs(b - y), number) for number, (a, b) in enumerate(self.heads)]
-        if near and min(near)[0] <= reach:
-            return Drawing(self.heads, min(near)[1]).move(x, y)
-        return Drawing((*self.heads, (x, y)), len(self.heads))
-
-    def move(self, x: float, y: float) -> Drawing:
-        """Drag the track under the button; the others stay where they are."""
-        if self.held is None:
-            return self
-        place = (min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
-        return Drawing((*self.heads[: self.held], place, *self.heads[self.held + 1 :]), self.held)
-
-    def release(self) -> Drawing:
-        return Drawing(self.heads)
-
-    def points(self, tracks: int) -> tuple[Tensor, Tensor]:
-        """This picture's points [1, 1, tracks, 2] and which are visible [1, 1, tracks].
-
-        Those beyond `tracks` are dropped.
-        """
-        places, visible = torch.zeros(1, 1, tracks, 2), torch.zeros(1, 1, tracks, dtype=torch.bool)
-        for number, place in enumerate(self.heads[:tracks]):
-            places[0, 0, number], visible[0, 0, number] = torch.tensor(place), True
-        return places, visible
+    tracks = places.shape[1]
+    down, place = pen[:, 0] > 0, pen[:, None, 1:].to(places)
+    distance, nearest = (places - place).abs().sum(-1).masked_fill(~seen, float("inf")).min(1)
+    begun = seen.sum(1)
+    taken = torch.where((distance <= REACH) | (begun == tracks), nearest, begun.clamp(max=tracks - 1)) + 1
+    held = torch.where(held > 0, held, taken) * down
+    under = nn.functional.one_hot(held, tracks + 1)[:, 1:].bool()
+    return torch.where(under[..., None], place, places), seen | under, held

@@ -106,6 +106,8 @@ APACHE = "Apache-2.0"
 FAMILIES: dict[str, Family] = {  # the more particular before the more general
     "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", "matrix_game2"),
     "minwm": Family("minWM", "github.com/shengshu-ai/minWM", APACHE, "minwm"),
+    "lingbot_world": Family("LingBot-World", "arXiv:2601.20540", APACHE, "lingbot_world"),
+    "motion_stream": Family("MotionStream", "arXiv:2511.01266", "of whoever trained the weights", "motion_stream"),
     "longlive": Family(
         "LongLive",
         "arXiv:2509.22622",

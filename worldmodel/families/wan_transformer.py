@@ -9,7 +9,7 @@ Sizes in comments: F query frames, T tokens of a frame (row by row), H heads, D 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -31,7 +31,7 @@ from worldmodel.cache.attention import (
     unit,
 )
 from worldmodel.cache.base import Reading, State, gather
-from worldmodel.condition.camera import from_camera, project, to_camera
+from worldmodel.condition.camera import from_camera, project, ray_tokens, rays, to_camera
 from worldmodel.condition.wan_actions import ActionModule, ActionSpec
 from worldmodel.errors import SpecError
 
@@ -56,6 +56,8 @@ class WanSpec:
     qk_norm: bool = True
     cross_attn_norm: bool = True
     camera: bool = False  # a second attention branch with projective positions (minWM)
+    ray_side: int = 0  # pixels of a ray map along a latent cell; the map scales and shifts every token (LingBot-World)
+    lens: tuple[float, float] = (0.5050505, 0.89786756)  # focal lengths in picture widths and heights
     actions: ActionSpec | None = None  # keyboard and mouse modules (Matrix-Game 2)
     rope_theta: float = 10000.0
 
@@ -74,6 +76,8 @@ class WanSpec:
     def steers(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """Per-frame conditions that a pass takes, and the shape of one frame's; size: latent rows and columns."""
         found: dict[str, tuple[int, ...]] = {"camera": (4, 4)} if self.camera else {}
+        if self.ray_side:
+            found["rays"] = (4, 4)
         if self.in_channels > self.out_channels:
             found["channels"] = (self.in_channels - self.out_channels, *size)
         return found | (self.actions.steers if self.actions else {})
@@ -103,12 +107,14 @@ class Conditions:
     cross:     state with "cross.k" and "cross.v" ([batch, layers, tokens, H, D]), and "image.k", "image.v" where both
     channels:  [batch, F, C, rows, columns], concatenated to the latents, or None
     camera:    [batch, F, 4, 4] projections of the frames, or None
+    rays:      [batch, F, 4, 4] camera-to-world poses; inside the transformer what it makes of them, [batch, F, T, dim]
     mouse, keyboard: [batch, F, rows, numbers], the action rows each latent frame is told of, or None
     """
 
     cross: State
     channels: Tensor | None = None
     camera: Tensor | None = None
+    rays: Tensor | None = None
     mouse: Tensor | None = None
     keyboard: Tensor | None = None
 
@@ -125,6 +131,10 @@ class WanTransformer(nn.Module):
             self.text_embedding = nn.Sequential(nn.Linear(spec.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
         if spec.image_dim:
             self.img_emb = ImageEmbedding(spec.image_dim, dim)
+        if spec.ray_side:
+            numbers = 6 * spec.ray_side**2 * spec.patch[0] * spec.patch[1]
+            self.patch_embedding_wancamctrl = nn.Linear(numbers, dim)
+            self.c2ws_hidden_states_layer1, self.c2ws_hidden_states_layer2 = (nn.Linear(dim, dim) for _ in range(2))
         self.time_embedding = nn.Sequential(nn.Linear(spec.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks: Sequence[Block] = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))  # type: ignore[assignment]
@@ -149,6 +159,8 @@ class WanTransformer(nn.Module):
         """
         channels = [latents] if conditions.channels is None else [latents, conditions.channels]
         tokens = self.embed(torch.cat(channels, 2))
+        if conditions.rays is not None:
+            conditions = replace(conditions, rays=self.embed_rays(conditions.rays, latents.shape[-2:]).to(tokens))
         fresh, own = Fresh(keep), standing(groups)
         for layer, block in enumerate(self.blocks):
             last = layer == len(self.blocks) - 1
@@ -168,6 +180,13 @@ class WanTransformer(nn.Module):
         patches = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * down * right)
         # The convolution does not overlap: as a matrix product it is several times faster on CPUs.
         return nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def embed_rays(self, poses: Tensor, size: torch.Size) -> Tensor:
+        """[batch, F, 4, 4] to [batch, F, T, dim]; size: latent rows and columns."""
+        side, like = self.spec.ray_side, self.patch_embedding_wancamctrl.weight
+        maps = rays(poses.float(), self.spec.lens, size[0] * side, size[1] * side)
+        seen = self.patch_embedding_wancamctrl(ray_tokens(maps, side, self.spec.patch).to(like.dtype))
+        return seen + self.c2ws_hidden_states_layer2(nnf.silu(self.c2ws_hidden_states_layer1(seen)))
 
     def unpatch(self, values: Tensor, size: torch.Size) -> Tensor:
         """[batch, F, T, patch numbers] to [batch, F, channels, rows, columns].
@@ -287,6 +306,9 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(spec.dim, spec.eps) if spec.cross_attn_norm else nn.Identity()
         self.cross_attn = CrossAttention(spec)
         self.ffn = nn.Sequential(nn.Linear(spec.dim, spec.ffn_dim), nn.GELU("tanh"), nn.Linear(spec.ffn_dim, spec.dim))
+        if spec.ray_side:
+            self.cam_injector_layer1, self.cam_injector_layer2 = (nn.Linear(spec.dim, spec.dim) for _ in range(2))
+            self.cam_scale_layer, self.cam_shift_layer = (nn.Linear(spec.dim, spec.dim) for _ in range(2))
         self.dim, self.eps = spec.dim, spec.eps
         self.acts = spec.actions is not None and layer in spec.actions.layers
         if spec.actions and self.acts:
@@ -311,6 +333,8 @@ class Block(nn.Module):
             tokens, gate = tokens[:, unheard:], gate[:, unheard:]
         if tokens.shape[1]:
             tokens = torch.addcmul(tokens, told, gate)
+            if conditions.rays is not None:
+                tokens = self.look(tokens, conditions.rays[:, unheard:])
             tokens = tokens + self.cross_attn.forward(self.norm3(tokens), self.layer, conditions.cross)
         if self.acts:
             tokens = self.action_model(tokens, self.layer, groups, own, conditions.mouse, conditions.keyboard, fresh)
@@ -320,6 +344,11 @@ class Block(nn.Module):
         if silent:
             shift2, scale2, gate2 = (part[:, silent:] for part in (shift2, scale2, gate2))
         return torch.addcmul(tokens, self.ffn(torch.addcmul(shift2, self.norm(tokens), scale2)), gate2)
+
+    def look(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """Tokens scaled and shifted by what their rays say; both [batch, F, T, dim]."""
+        told = seen + self.cam_injector_layer2(nnf.silu(self.cam_injector_layer1(seen)))
+        return torch.addcmul(tokens + self.cam_shift_layer(told), tokens, self.cam_scale_layer(told))
 
     def norm(self, tokens: Tensor) -> Tensor:
         return nnf.layer_norm(tokens, (self.dim,), eps=self.eps)

@@ -8,6 +8,7 @@ are free, and what the player asks for is heard once a block, as these models we
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from worldmodel.cache.base import Cache
 from worldmodel.codec import taehv, wan_vae
 from worldmodel.codec.streaming import StreamingCodec
 from worldmodel.condition import start_picture
-from worldmodel.condition.camera import MOVES, TURNS, projections, step
+from worldmodel.condition.camera import MOVES, TURNS, projections, ray_steps, step
+from worldmodel.condition.tracks import TRACKS, TrackHead, TrackSpec, drawn, track_map
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
 from worldmodel.families.checkpoint import Found
@@ -34,6 +36,7 @@ TEXT_ROWS = 512  # a prompt embedding always has, zero behind its end
 IMAGE_TOKENS = 257  # of Wan's image encoder
 PREVIEW_SIDE = 8  # pixels per latent cell where no codec was given
 MOUSE_STEP = 0.1  # what an arrow key moves the view per picture (Matrix-Game 2)
+POINTER_STEPS = 128  # places of the pointer along a side, each a sum of buttons that are a power of two
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ class WanWorldSpec:
     codec: wan_vae.WanVaeSpec | taehv.TaehvSpec | None = None  # None: a coarse preview of the latents
     table: FlowTable = field(default_factory=FlowTable)
     keyboard: tuple[str, ...] = ()  # names of the numbers of a keyboard row
+    tracks: TrackSpec | None = None  # motion tracks drawn with the pointer
 
     def __post_init__(self) -> None:
-        if 0 < self.picture_channels < self.transformer.out_channels:
+        if self.picture_channels < 0 or 0 < self.picture_channels < self.transformer.out_channels:
             raise SpecError(
                 f"{self.title}: {self.picture_channels} channels beside {self.transformer.out_channels} latent ones: "
                 "a start picture takes at least as many again"
@@ -64,8 +68,9 @@ class WanWorldSpec:
 
     @property
     def picture_channels(self) -> int:
-        """Channels of the start picture beside the latents: its mask and its latent."""
-        return self.transformer.in_channels - self.transformer.out_channels
+        """Channels of the start picture, right behind the latent ones: its mask and its latent."""
+        tracks = self.tracks.out if self.tracks else 0
+        return self.transformer.in_channels - self.transformer.out_channels - tracks
 
 
 def read_transformer(shapes: Shapes, config: Mapping[str, Any]) -> WanSpec | None:
@@ -94,8 +99,18 @@ def read_transformer(shapes: Shapes, config: Mapping[str, Any]) -> WanSpec | Non
         qk_norm="blocks.0.self_attn.norm_q.weight" in shapes,
         cross_attn_norm="blocks.0.norm3.weight" in shapes,
         camera="blocks.0.self_attn.prope_o.weight" in shapes,
+        ray_side=_ray_side(shapes, patch[0] * patch[1]),
         actions=_actions(shapes, acting, dim) if acting else None,
     )
+
+
+def _ray_side(shapes: Shapes, cells: int) -> int:
+    """Pixels of a ray map along a latent cell; cells: of a token."""
+    numbers = shapes.get("patch_embedding_wancamctrl.weight", (0, 0))[1]
+    side = math.isqrt(numbers // (6 * cells))
+    if 6 * cells * side**2 != numbers:
+        raise SpecError(f"patch_embedding_wancamctrl takes {numbers} numbers, which are no ray maps of 6 channels")
+    return side
 
 
 def _actions(shapes: Shapes, layers: tuple[int, ...], dim: int) -> ActionSpec:
@@ -143,7 +158,8 @@ def size_of(config: Mapping[str, Any], rows: int, columns: int) -> tuple[int, in
 
 
 def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name if name.startswith("codec.") else f"transformer.{name}": tensor for name, tensor in weights.items()}
+    own = ("codec.", "track_head.")
+    return {name if name.startswith(own) else f"transformer.{name}": tensor for name, tensor in weights.items()}
 
 
 class WanWorld(nn.Module):
@@ -158,6 +174,9 @@ class WanWorld(nn.Module):
         picture.channels: [batch, frames, channels, rows, columns], what the start picture puts beside the first latent
                      frames; the last holds for all later ones. Zero: no picture, the world begins with what it likes
         picture.tokens: [batch, tokens, width], the start picture as its image encoder tells it
+        tracks.path: [batch, pictures of a block, tracks, 2], where tracks were when the last pictures were shown
+        tracks.seen: bool [batch, pictures of a block, tracks], whether they were there
+        tracks.held: int64 [batch], the track under the pen, counted from 1
     """
 
     def __init__(self, spec: WanWorldSpec) -> None:
@@ -165,6 +184,8 @@ class WanWorld(nn.Module):
         self.spec = spec
         self.transformer = WanTransformer(spec.transformer)
         self.codec: StreamingCodec = _codec(spec)
+        if spec.tracks:
+            self.track_head = TrackHead(spec.tracks.channels, spec.tracks.out, spec.tracks.growth)
         self.stream = Stream(
             self.transformer, spec.cache, spec.schedule, (spec.rows, spec.columns), guidance=spec.guidance,
             commit_level=spec.table.at(0),
@@ -215,6 +236,10 @@ class WanWorld(nn.Module):
         if spec.picture_channels:
             shape = (1, start_picture.FRAMES, spec.picture_channels, spec.rows, spec.columns)
             shapes["picture.channels"] = (shape, dtype)
+        if spec.tracks:
+            shapes["tracks.path"] = ((1, self.pictures, TRACKS, 2), torch.float32)
+            shapes["tracks.seen"] = ((1, self.pictures, TRACKS), torch.bool)
+            shapes["tracks.held"] = ((1,), torch.int64)
         return shapes
 
     @property
@@ -267,6 +292,8 @@ class WanWorld(nn.Module):
         noise: [batch, draws · chunk, channels, rows, columns], of which a shorter tick takes the first. The prompt
         works through `recache`. Returns uint8 [batch, height, width, 3].
         """
+        if self.spec.tracks:
+            state = self._drawn(state, action)
         left = state["queue.left"]
         if bool((left == 0).any()):
             if not bool((left == 0).all()):
@@ -281,8 +308,8 @@ class WanWorld(nn.Module):
         text = prompt if self.spec.transformer.text_dim else None
         image = state.get("picture.tokens")
         if self.spec.guidance is not None:
-            nothing = [None if part is None else torch.zeros_like(part) for part in (text, image)]
-            state = self.stream.prompted(state, *nothing, "uncond.")
+            no_text, no_image = (None if part is None else torch.zeros_like(part) for part in (text, image))
+            state = self.stream.prompted(state, no_text, no_image, "uncond.")
         return self.stream.recache(state, text, image, keep_sink=self.spec.keep_sink)
 
     def _make(self, state: State, action: Tensor, noise: Tensor) -> State:
@@ -310,16 +337,16 @@ class WanWorld(nn.Module):
         """Per-frame conditions of the blocks in flight, the action held for all of them; and the state after."""
         spec, frames = self.spec.transformer, plan.lanes * self.spec.cache.chunk
         steer: dict[str, Tensor] = {}
+        if spec.ray_side:
+            steer["rays"] = ray_steps(_camera_keys(action), frames, state["cache.next"] == 0).to(action.dtype)
         if spec.camera:
             poses, pose = [], state["pose"] + torch.eye(4, dtype=torch.float64, device=action.device)
-            keys = [
-                [key for key, held in zip((*MOVES, *TURNS), row, strict=True) if held > 0] for row in action.tolist()
-            ]
+            keys = _camera_keys(action)
             for _ in range(frames):
                 poses.append(pose)
                 pose = torch.stack([step(one, held) for one, held in zip(pose, keys, strict=True)])
             views = torch.linalg.inv(torch.stack(poses, 1)).to(action.dtype)
-            lens = torch.diag(torch.tensor(LENS, dtype=action.dtype, device=action.device))
+            lens = torch.diag(torch.tensor((*spec.lens, 1.0), dtype=action.dtype, device=action.device))
             steer["camera"] = projections(views, lens.expand(*views.shape[:2], 3, 3))
             state = {**state, "pose": pose - torch.eye(4, dtype=torch.float64, device=action.device)}
         if self.spec.picture_channels:
@@ -328,6 +355,9 @@ class WanWorld(nn.Module):
             steer["channels"] = torch.stack(
                 [kept[at] for kept, at in zip(state["picture.channels"], number, strict=True)]
             )
+        if self.spec.tracks:
+            tracks = self._tracks(state, self.spec.tracks, frames).to(action.dtype)
+            steer["channels"] = torch.cat([steer["channels"], tracks], 2) if "channels" in steer else tracks
         if spec.actions:
             told, state = self._rows(state, action, spec.actions, frames)
             steer |= told
@@ -345,13 +375,28 @@ class WanWorld(nn.Module):
             after[f"rows.{name}"] = rows[:, block : block + spec.rows]
         return told, {**state, **after}
 
+    def _drawn(self, state: State, action: Tensor) -> State:
+        """The tracks after another picture: the pen's way goes on, the oldest picture's is forgotten."""
+        path, seen = state["tracks.path"], state["tracks.seen"]
+        pen = action.float() + torch.tensor([0, 0.5, 0.5], device=action.device) / POINTER_STEPS
+        places, there, held = drawn(path[:, -1], seen[:, -1], state["tracks.held"], pen)
+        path, seen = torch.cat([path[:, 1:], places[:, None]], 1), torch.cat([seen[:, 1:], there[:, None]], 1)
+        return {**state, "tracks.path": path, "tracks.seen": seen, "tracks.held": held}
 
-LENS = (0.5050505, 0.89786756, 1.0)  # minWM's focal lengths, in picture widths and heights
+    def _tracks(self, state: State, spec: TrackSpec, frames: int) -> Tensor:
+        """Channels of the blocks in flight: this block moves as the pen did while the last was shown, then rests."""
+        wanted = torch.arange(frames * spec.growth, device=state["tracks.path"].device)
+        at = (wanted * self.codec.growth // spec.growth).clamp(max=self.pictures - 1)
+        points, seen = state["tracks.path"][:, at], state["tracks.seen"][:, at]
+        maps = track_map(points, seen, spec.channels, self.spec.rows, self.spec.columns)
+        return self.track_head(maps.to(next(self.track_head.parameters()).dtype))
 
 
 def _buttons(spec: WanWorldSpec) -> tuple[Button, ...]:
     """What the player can press: camera moves, or keyboard and mouse."""
-    if spec.transformer.camera:
+    if spec.tracks:
+        return _pointer()
+    if spec.transformer.camera or spec.transformer.ray_side:
         keys = {"u": "space", "dn": "left shift", "j": "left", "l": "right", "i": "up", "k": "down"}
         return tuple(Button(name, (keys.get(name, name),), at) for at, name in enumerate((*MOVES, *TURNS)))
     actions = spec.transformer.actions
@@ -370,6 +415,22 @@ def _buttons(spec: WanWorldSpec) -> tuple[Button, ...]:
             for name, key, axis, sign in looks
         ]
     return tuple(buttons)
+
+
+def _pointer() -> tuple[Button, ...]:
+    """The pen, and the pointer's place as binary digits: what a replay and an actions file hold of a drawing."""
+    digits = [POINTER_STEPS >> bit for bit in range(1, POINTER_STEPS.bit_length())]
+    places = [
+        Button(f"{axis}{digit}", (f"pointer:{axis}{digit}",), at, digit / POINTER_STEPS)
+        for at, axis in enumerate("xy", 1)
+        for digit in digits
+    ]
+    return (Button("draw", ("mouse:left",), 0), *places)
+
+
+def _camera_keys(action: Tensor) -> list[list[str]]:
+    """What each player holds."""
+    return [[key for key, held in zip((*MOVES, *TURNS), row, strict=True) if held > 0] for row in action.tolist()]
 
 
 def _side(spec: WanWorldSpec) -> int:
