@@ -34,10 +34,10 @@ from runtime.parity import TOLERANCE, check_world, compare, psnr_of
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
 from runtime.world import World
+from worldmodel import tick as native
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchWorld
-from worldmodel.tick import tick
 
 SPEC = WorldSpec(
     name="small", height=32, width=32, tick_hz=25, actions=("left", "gas"), keys={"left": ["a"], "gas": ["w"]},
@@ -166,7 +166,7 @@ def test_the_torch_backend_of_gpus_keeps_its_state_and_plays_the_same_game(files
 
     model = native_world(world)
     backend = TorchGpuBackend(
-        model, torch.device("cpu"), partial(tick, model), PromptEncoder.load(), 1, 1, "fp32", record
+        model, torch.device("cpu"), partial(native.tick, model), PromptEncoder.load(), 1, 1, "fp32", record
     )
     sessions = [Session(world, backend=chosen, threads=1) for chosen in ("torch", backend)]
     for session in sessions:

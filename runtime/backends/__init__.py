@@ -55,12 +55,13 @@ BACKENDS: dict[str, tuple[str, str]] = {  # the best first
     "onnxruntime-cuda": ("runtime.backends.onnxruntime_cuda", "onnxruntime-gpu"),
     "openvino": ("runtime.backends.openvino", "openvino"),
     "onnxruntime": ("runtime.backends.onnxruntime", "onnxruntime"),
+    "torch-cuda": ("runtime.backends.torch_cuda", "torch"),  # before torch, for imported worlds: they have no graphs
     "torch": ("runtime.backends.torch", "torch"),
     # From here on only by name: engines are built, or programs compiled, for minutes.
     "onnxruntime-tensorrt": ("runtime.backends.onnxruntime_tensorrt", "onnxruntime-gpu"),
     "mock": ("runtime.backends.mock", "numpy"),
 }
-ON_GPU = {"onnxruntime-cuda", "onnxruntime-tensorrt"}
+ON_GPU = {"onnxruntime-cuda", "torch-cuda", "onnxruntime-tensorrt"}
 
 
 def load_backend(
@@ -104,7 +105,7 @@ def _load(world: World, name: str, threads: int | None, precision: str, players:
 
 def installed_backends(world: World) -> list[str]:
     """Backends that are installed for this kind of world, the best first."""
-    able = {"mock": world.path is None, "torch": world.manifest.spec is not None}
+    able = {"mock": world.path is None, **dict.fromkeys(("torch", "torch-cuda"), world.manifest.spec is not None)}
     return [
         name
         for name, (_, package) in BACKENDS.items()

@@ -37,6 +37,14 @@ def load(world: World, threads: int, precision: str, players: int) -> Backend:
         return load_family(world, threads, precision, players)
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     check_precision("torch", precision, ("fp32", "bf16") if compiler else ("fp32",))
+    model = native_world(world)
+    torch.set_num_threads(threads)
+    make = compiled(model, "cpu") if precision == "bf16" else partial(native.tick, model)
+    return TorchBackend(model, make, PromptEncoder.load(), threads, players, precision.replace("auto", "fp32"))
+
+
+def native_world(world: World) -> native.World:
+    """The module that a world file's graphs were traced from, with the file's weights."""
     if world.manifest.spec is None:
         raise BackendError(f"world {world.manifest.name!r} does not say how to build it in torch: use another backend")
     try:
@@ -54,14 +62,11 @@ def load(world: World, threads: int, precision: str, players: int) -> Backend:
     absent, unknown = model.load_state_dict({k: v for k, v in weights.items() if k not in tables}, strict=False)
     if absent or unknown:
         raise WorldFileError(f"{world.path}: weights missing: {absent[:3]}, unexpected: {unknown[:3]}: export it again")
-    torch.set_num_threads(threads)
-    model.eval().requires_grad_(False)
-    make = compiled(model) if precision == "bf16" else partial(native.tick, model)
-    return TorchBackend(model, make, PromptEncoder.load(), threads, players, precision.replace("auto", "fp32"))
+    return model.eval().requires_grad_(False)
 
 
-def compiled(model: native.World) -> Tick:
-    """The tick in bf16 as one compiled program."""
+def compiled(model: native.World, device: str) -> Tick:
+    """The tick in bf16 as one compiled program. device: cpu or cuda."""
     from torch._inductor import config
 
     config.freezing = True
@@ -69,7 +74,7 @@ def compiled(model: native.World) -> Tick:
     def tick(
         state: native.State, action: torch.Tensor, prompt: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, native.State]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             return native.tick(model, state, action, prompt, noise)
 
     return torch.compile(tick, dynamic=False)
@@ -89,7 +94,7 @@ class TorchBackend:
     def tick(
         self, state: State, action: np.ndarray, prompt: np.ndarray, noise: np.ndarray, into: State
     ) -> tuple[np.ndarray, State]:
-        told, said, drawn = (torch.from_numpy(array) for array in (action, prompt, noise))
+        told, said, drawn = (torch.tensor(array) for array in (action, prompt, noise))
         frame, after = self.make(tensors(state), told, said, drawn)
         return frame.contiguous().numpy(), arrays(after)
 

@@ -16,8 +16,9 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads (default: the cor
 BackendName = Annotated[
     str,
     typer.Option(
-        help="auto, openvino, onnxruntime, torch or mock; on a GPU: onnxruntime-cuda, onnxruntime-tensorrt. A GPU that "
-        "is asked for by name and cannot be used is an error; auto says in one line that the CPU plays instead"
+        help="auto, openvino, onnxruntime, torch or mock; on a GPU: onnxruntime-cuda, onnxruntime-tensorrt, "
+        "torch-cuda, tensorrt, tensorrt-rtx. A GPU that is asked for by name and cannot be used is an error; with auto, "
+        "one line says that the CPU plays instead"
     ),
 ]
 Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 (on a GPU), int8 or fp32")]
