@@ -9,33 +9,31 @@ newest frame that is finished. A frame is an array, so the game may do more than
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import pygame
 
-from runtime.clock import Clock
+from runtime.bindings import Controls
 from runtime.frames import as_surface
-from runtime.presenters import VideoFile
+from runtime.manifest import Action
 from runtime.session import Session
-from runtime.window import fit, has_display
-from runtime.world import DEFAULT_WORLD, World
+from runtime.stage import Options, Stage, run
+from runtime.window import fit
+from runtime.world import World
 
-GAME_HZ = 60
-KEYS = {"left": pygame.K_LEFT, "right": pygame.K_RIGHT, "up": pygame.K_UP}
+GAME_HZ, KEYS = 60, [Action(name, (name,)) for name in ("left", "right", "up")]
 WIDTH, HEIGHT, TIMES, FLOOR = 320, 200, 3, 186  # pixels of the game, each TIMES × TIMES on the display
 STRIPE, WOOD, DARK, RUG, SKY = (104, 91, 128), (128, 84, 58), (44, 36, 48), (150, 74, 84), (70, 110, 150)
-FUR, PALE, LEAF, POT = (236, 148, 74), (255, 224, 180), (80, 140, 90), (190, 100, 70)
+FUR, PALE, LEAF, POT, WALL = (236, 148, 74), (255, 224, 180), (80, 140, 90), (190, 100, 70), (96, 84, 120)
 FURNITURE = (
-    *((STRIPE, (x, 0, 10, 160)) for x in range(0, WIDTH, 20)), (WOOD, (0, 160, WIDTH, 40)), (POT, (262, 140, 20, 24)),
-    (PALE, (14, 32, 56, 68)), (SKY, (16, 34, 25, 64)), (SKY, (43, 34, 25, 64)), (PALE, (52, 42, 9, 9)),
-    (DARK, (98, 134, 124, 34)), (WOOD, (102, 138, 57, 25)), (WOOD, (161, 138, 57, 25)),
+    (WALL, (0, 0, WIDTH, HEIGHT)), *((STRIPE, (x, 0, 10, 160)) for x in range(0, WIDTH, 20)),
+    (WOOD, (0, 160, WIDTH, 40)), (POT, (262, 140, 20, 24)), (PALE, (14, 32, 56, 68)), (SKY, (16, 34, 25, 64)),
+    (SKY, (43, 34, 25, 64)), (PALE, (52, 42, 9, 9)), (DARK, (98, 134, 124, 34)), (WOOD, (102, 138, 57, 25)),
+    (WOOD, (161, 138, 57, 25)),
 )  # fmt: skip
 
 
@@ -93,7 +91,6 @@ class Room:
         self.font, self.room = pygame.font.Font(None, 26), pygame.Surface((WIDTH, HEIGHT))
         self.screen = fit(picture, (150, 106))
         self.screen.midbottom = WIDTH // 2, 127
-        self.room.fill((96, 84, 120))
         for colour, place in FURNITURE:
             self.room.fill(colour, place)
         for leaf in (-9, -4, 1, 6, 10):
@@ -109,8 +106,8 @@ class Room:
         view.blit(as_surface(light.astype(np.uint8)), (0, 0), special_flags=pygame.BLEND_RGB_MULT)
         view.blit(pygame.transform.scale(as_surface(picture), self.screen.size), self.screen)
         for x, y, phase in game.moths:
-            for wing in (-2 - 3 * abs(math.sin(7 * phase)), 2 + 3 * abs(math.sin(7 * phase))):
-                pygame.draw.polygon(view, PALE, [(x, y), (x + wing, y - 4), (x + wing, y + 2)])
+            wing = 2 + 3 * abs(math.sin(7 * phase))
+            pygame.draw.polygon(view, PALE, [(x + side * wing, y + end) for side in (-1, 1) for end in (-4, 2)])
         x, y, way, swing = game.x, game.y, game.facing, math.sin(game.frame / (3 if game.way else 14))
         for step, leg in enumerate((-8, -5, 5, 8)):
             reach = math.copysign(4, leg) if y < FLOOR else 3 * swing * (-1) ** step * abs(game.way)
@@ -129,44 +126,25 @@ class Room:
         return large
 
 
-def player(session: Session) -> Iterator[set[str]]:
+def player(session: Session, stage: Stage) -> Iterator[Collection[str]]:
     """What is pressed or was tapped, frame by frame, until the player leaves."""
-    prompts = cycle(session.world.manifest.prompts or [session.prompt])
-    while True:
-        events = pygame.event.get()
-        tapped = {event.key for event in events if event.type == pygame.KEYDOWN}
-        if pygame.K_ESCAPE in tapped or any(event.type == pygame.QUIT for event in events):
-            return
-        if pygame.K_RETURN in tapped:  # another channel: the one moment that waits, for the tick in work to end
-            session.stop_async()
+    controls, prompts = Controls(KEYS), cycle(session.world.manifest.prompts or [session.prompt])
+    while stage.is_open:
+        if any(event.type == pygame.KEYDOWN and event.key == pygame.K_RETURN for event in stage.events(controls)):
+            session.stop_async()  # another channel: the one moment that waits, for the tick in work to end
             session.restart(prompt=next(prompts))
-        held = pygame.key.get_pressed()
-        yield {name for name, key in KEYS.items() if held[key] or key in tapped}
+        yield controls.read().actions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("world", nargs="?", default=DEFAULT_WORLD)
-    parser.add_argument("--headless", action="store_true", help="no window; the cat hunts by herself")
-    parser.add_argument("--ticks", type=int, default=600, help="frames of the game without a window, 60 a second")
-    parser.add_argument("--video", type=Path, help="write what is seen")
-    arguments = parser.parse_args()
-    if not arguments.headless and not has_display():
-        parser.error("no window can be opened: set DISPLAY, or use --headless --video FILE")
-    session, game, clock = Session(World.open(arguments.world)), Game(), Clock(GAME_HZ)
-    display = None if arguments.headless else pygame.display.set_mode((WIDTH * TIMES, HEIGHT * TIMES))
-    pygame.display.set_caption("worldloop · cat and moths")
-    keys = player(session) if display else (game.hunt() for _ in range(arguments.ticks))
-    with VideoFile(arguments.video, GAME_HZ) if arguments.video else nullcontext() as video:
-        for picture in play(session, game, keys):
-            clock.wait()
-            if display:
-                display.blit(picture, (0, 0))
-                pygame.display.flip()
-            if video:
-                video.show(pygame.surfarray.array3d(picture).swapaxes(0, 1))
+def main(given: Options) -> None:
+    session, game, size = Session(World.open(given.world), seed=given.seed), Game(), (WIDTH * TIMES, HEIGHT * TIMES)
+    keys = (game.hunt() for _ in range(given.ticks))
+    with Stage("worldloop · cat and moths", size, GAME_HZ, window=not given.headless, video=given.video) as stage:
+        for picture in play(session, game, keys if given.headless else player(session, stage)):
+            stage.clock.wait()
+            stage.show(picture)
     session.stop_async()
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, ticks=600)

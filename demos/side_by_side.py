@@ -10,22 +10,18 @@ the world has to make up. Needs the train extra, and a world that names its envi
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pygame
 
 from runtime.bindings import Controls
-from runtime.clock import Clock
-from runtime.errors import MissingExtraError, UsageError, WorldloopError
+from runtime.errors import MissingExtraError, UsageError
 from runtime.frames import as_surface
-from runtime.presenters import VideoFile
 from runtime.session import Session
-from runtime.window import fit, has_display
-from runtime.world import DEFAULT_WORLD, World
+from runtime.stage import Options, Stage, run
+from runtime.window import fit
+from runtime.world import World
 
 SIDE, GAP, BELOW = 384, 12, 108  # pixels: of each picture, around them, below them for keys and text
 SIZE = 2 * SIDE + 3 * GAP, SIDE + GAP + BELOW
@@ -93,50 +89,24 @@ class Pair:
         return view
 
 
-def player(pair: Pair, clock: Clock) -> Iterator[Collection[str]]:
+def player(pair: Pair, stage: Stage) -> Iterator[Collection[str]]:
     """What the player presses, tick by tick, until he leaves."""
     controls = Controls(pair.session.world.manifest.actions)
-    while True:
-        clock.wait()
-        for event in pygame.event.get():
-            if event.type == pygame.QUIT or getattr(event, "key", None) == pygame.K_ESCAPE:
-                return
-            if event.type == pygame.KEYDOWN and event.key == pygame.K_r:
-                pair.begin()
-            elif event.type in (pygame.KEYDOWN, pygame.KEYUP):
-                turn = controls.press if event.type == pygame.KEYDOWN else controls.release
-                turn(pygame.key.name(event.key).lower(), clock.now())
+    while stage.is_open:
+        stage.clock.wait()
+        if any(event.type == pygame.KEYDOWN and event.key == pygame.K_r for event in stage.events(controls)):
+            pair.begin()
         yield controls.read().actions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("world", nargs="?", default=DEFAULT_WORLD)
-    parser.add_argument("--headless", action="store_true", help="no window")
-    parser.add_argument("--ticks", type=int, default=250, help="how long it goes without a window")
-    parser.add_argument("--video", type=Path, help="write what is seen")
-    parser.add_argument("--seed", type=int, default=30, help="of the environment's episode and the world's noise")
-    arguments = parser.parse_args()
-    if not arguments.headless and not has_display():
-        parser.error("no window can be opened: set DISPLAY, or use --headless --video FILE")
-    try:
-        pair = Pair(World.open(arguments.world), arguments.seed)
-    except WorldloopError as error:
-        parser.error(str(error))
+def main(given: Options) -> None:
+    pair, title = Pair(World.open(given.world), given.seed), "worldloop · side by side"
     hertz = pair.session.world.manifest.tick_hz
-    display = None if arguments.headless else pygame.display.set_mode(SIZE)
-    pygame.display.set_caption("worldloop · side by side")
-    played = player(pair, Clock(hertz)) if display else (pair.drive() for _ in range(arguments.ticks))
-    with VideoFile(arguments.video, hertz) if arguments.video else nullcontext() as video:
-        for actions in played:
+    with Stage(title, SIZE, hertz, window=not given.headless, video=given.video) as stage:
+        for actions in (pair.drive() for _ in range(given.ticks)) if given.headless else player(pair, stage):
             pair.tick(actions)
-            view = pair.draw()
-            if display:
-                display.blit(view, (0, 0))
-                pygame.display.flip()
-            if video:
-                video.show(pygame.surfarray.array3d(view).swapaxes(0, 1))
+            stage.show(pair.draw())
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, ticks=250, seed=30)

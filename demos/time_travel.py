@@ -10,21 +10,17 @@ of it is `Session(rewind_mb=…)`: `seek` to a tick, `fork` to keep what comes a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext
-from pathlib import Path
 
 import pygame
 
 from runtime.bindings import Controls
-from runtime.clock import Clock
 from runtime.frames import as_surface
-from runtime.presenters import VideoFile
 from runtime.session import Session
+from runtime.stage import Options, Stage, run
 from runtime.timeline import FIRST_BRANCH
-from runtime.window import fit, has_display
-from runtime.world import DEFAULT_WORLD, World
+from runtime.window import fit
+from runtime.world import World
 
 WIDTH, VIEW, FILM, TREE, MARGIN = 640, 480, 64, 130, 16  # pixels; heights of picture, film strip and branches
 ROW, BAR, KNOB = 22, 8, 9  # pixels: from bar to bar at most, a bar's height, the knob's radius
@@ -35,26 +31,19 @@ COLOURS = [pygame.Color(name) for name in ("orange", "deepskyblue", "palegreen3"
 
 
 class TimeTravel:
-    """A session and its branches, under the mouse. origins: the branch and tick where each branch begins."""
+    """A session and its branches, under the mouse."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, seed: int = 0) -> None:
         pygame.font.init()
-        self.session, self.controls = Session(world, rewind_mb=256), Controls(world.manifest.actions)
-        self.origins: dict[str, tuple[str, int]] = {}
-        self.is_open, self.frozen, self.dragging = True, False, False
+        self.session, self.frozen, self.dragging = Session(world, seed=seed, rewind_mb=256), False, False
         self.session.tick()  # so that there is something to show
         assert self.session.timeline is not None, "it was made with a past"
         self.timeline = self.session.timeline
 
-    def advance(self, events: Collection[pygame.event.Event], now: float) -> None:
+    def advance(self, events: Collection[pygame.event.Event], actions: Collection[str]) -> None:
         """One tick of the world, or none while time stands still."""
         for event in events:
-            if event.type == pygame.QUIT or getattr(event, "key", None) == pygame.K_ESCAPE:
-                self.is_open = False
-            elif event.type in (pygame.KEYDOWN, pygame.KEYUP):
-                turn = self.controls.press if event.type == pygame.KEYDOWN else self.controls.release
-                turn(pygame.key.name(event.key).lower(), now)
-            elif event.type == pygame.MOUSEBUTTONDOWN and event.pos[1] > VIEW:
+            if event.type == pygame.MOUSEBUTTONDOWN and event.pos[1] > VIEW:
                 self.dragging = True
                 near = {name: abs(self.place(name, 0)[1] - event.pos[1]) for name in self.timeline.branches}
                 self.go_to(min(near, key=lambda name: near[name]), event.pos[0])
@@ -62,25 +51,15 @@ class TimeTravel:
                 self.go_to(self.timeline.current, event.pos[0])
             elif event.type == pygame.MOUSEBUTTONUP:
                 self.dragging = False
-        actions = self.controls.read().actions
         if not self.dragging and (actions or not self.frozen):
             self.play(actions)
 
     def play(self, actions: Collection[str]) -> None:
         """Go on from here. The future that we came back from, if there is one, stays a branch of its own."""
-        here, name = self.session.tick_number, f"branch {len(self.origins) + 2}"
-        if here < self.timeline.last:
-            self.origins[name] = self.owner(here), here
-            self.session.fork(name)
+        if self.session.tick_number < self.timeline.last:
+            self.session.fork(f"branch {len(self.timeline.branches) + 1}")
         self.session.tick(actions)
         self.frozen = False
-
-    def owner(self, tick: int) -> str:
-        """The branch on whose bar a tick of the current one lies: before its beginning, that which it left."""
-        name = self.timeline.current
-        while name in self.origins and tick <= self.origins[name][1]:
-            name = self.origins[name][0]
-        return name
 
     def go_to(self, name: str, x: int) -> None:
         """Stand still at the moment of this branch that lies at x in the window."""
@@ -113,12 +92,12 @@ class TimeTravel:
             if self.timeline.first <= (tick := self.tick_at(x + FILM // 2)) <= self.timeline.last:
                 self.show(view, tick, (x, VIEW + 8, FILM - 4, FILM - 4))
         for number, (name, branch) in enumerate(self.timeline.branches.items()):
-            parent, begin = self.origins.get(name, (name, 0))
+            parent, begin = branch.origin or (name, 0)
             colour = COLOURS[number % len(COLOURS)].lerp(BACK, 0 if name == current else 0.5)
             left, right = self.place(name, begin), self.place(name, branch.steps[-1].tick + 1)
             pygame.draw.line(view, colour, self.place(parent, begin), left, 2)
             pygame.draw.line(view, colour, left, right, BAR)
-        pygame.draw.circle(view, PALE, self.place(self.owner(here), here), KNOB)
+        pygame.draw.circle(view, PALE, self.place(self.timeline.owner(here), here), KNOB)
         told = f"{current}, {here / self.session.world.manifest.tick_hz:.1f} s"
         told += ": time stands still, a key of the world goes on from here" if self.frozen else ""
         view.blit(pygame.font.Font(None, 20).render(told, True, PALE), (MARGIN, view.get_height() - 24))
@@ -146,35 +125,21 @@ def story(game: TimeTravel, ticks: int) -> Iterator[None]:
         yield
 
 
-def player(game: TimeTravel, clock: Clock) -> Iterator[None]:
-    while game.is_open:
-        clock.wait()
-        game.advance(pygame.event.get(), clock.now())
+def player(game: TimeTravel, stage: Stage) -> Iterator[None]:
+    controls = Controls(game.session.world.manifest.actions)
+    while stage.is_open:
+        stage.clock.wait()
+        game.advance(stage.events(controls), controls.read().actions)
         yield
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("world", nargs="?", default=DEFAULT_WORLD)
-    parser.add_argument("--headless", action="store_true", help="no window")
-    parser.add_argument("--ticks", type=int, default=300, help="how long it goes without a window")
-    parser.add_argument("--video", type=Path, help="write what is seen")
-    arguments = parser.parse_args()
-    if not arguments.headless and not has_display():
-        parser.error("no window can be opened: set DISPLAY, or use --headless --video FILE")
-    world = World.open(arguments.world)
-    game, clock = TimeTravel(world), Clock(world.manifest.tick_hz)
-    display = None if arguments.headless else pygame.display.set_mode(SIZE)
-    pygame.display.set_caption("worldloop · time travel")
-    with VideoFile(arguments.video, world.manifest.tick_hz) if arguments.video else nullcontext() as video:
-        for _ in player(game, clock) if display else story(game, arguments.ticks):
-            view = game.draw()
-            if display:
-                display.blit(view, (0, 0))
-                pygame.display.flip()
-            if video:
-                video.show(pygame.surfarray.array3d(view).swapaxes(0, 1))
+def main(given: Options) -> None:
+    world = World.open(given.world)
+    game, title = TimeTravel(world, given.seed), "worldloop · time travel"
+    with Stage(title, SIZE, world.manifest.tick_hz, window=not given.headless, video=given.video) as stage:
+        for _ in story(game, given.ticks) if given.headless else player(game, stage):
+            stage.show(game.draw())
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, ticks=300)

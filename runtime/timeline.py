@@ -50,10 +50,14 @@ class Step:
 
 @dataclass
 class Branch:
-    """One line of ticks without gaps; the first is a keyframe. at: the tick where the player is, or was last."""
+    """One line of ticks without gaps; the first is a keyframe. at: the tick where the player is, or was last.
+
+    origin: the branch and tick where it was forked; None for the first.
+    """
 
     steps: list[Step] = field(default_factory=list)
     at: int = 0
+    origin: tuple[str, int] | None = None
 
 
 class Timeline:
@@ -138,8 +142,16 @@ class Timeline:
         shared = self._past()
         for step in shared:
             step.branches += 1
-        self.branches[name] = Branch(shared, self.branch.at)
+        here = self.branch.at
+        self.branches[name] = Branch(shared, here, (self.owner(here), here))
         self.current = name
+
+    def owner(self, tick: int) -> str:
+        """The branch that a tick of the current one was played on: before its beginning, that which it left."""
+        name = self.current
+        while (origin := self.branches[name].origin) is not None and tick <= origin[1]:
+            name = origin[0]
+        return name
 
     def switch(self, name: str) -> int:
         """Make another branch the current one; the tick where the player left it."""

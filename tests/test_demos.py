@@ -16,10 +16,12 @@ from tiny_world import write_tiny
 from demos.background import TIMES, Game, play, player
 from demos.gym_loop import RoadFollower
 from demos.side_by_side import Pair
-from demos.time_travel import TimeTravel
+from demos.time_travel import SIZE, TimeTravel
+from demos.time_travel import player as watched
 from runtime.backends.mock import MockBackend
 from runtime.env import WorldEnv
 from runtime.session import Session
+from runtime.stage import Stage
 from runtime.world import World
 
 DEMOS = ("background", "gym_loop", "side_by_side", "time_travel")
@@ -117,7 +119,7 @@ def test_return_changes_the_channel(monkeypatch):
     session = Session(World.open("mock"))
     pygame.display.init()
     try:
-        keys = player(session)
+        keys = player(session, Stage("", (8, 8), 60))
         session.tick_async()
         for prompt in session.world.manifest.prompts:
             pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_RETURN))
@@ -184,8 +186,7 @@ def mouse(game: TimeTravel, kind: int, branch: str, tick: int) -> pygame.event.E
     return pygame.event.Event(kind, pos=game.place(branch, tick))
 
 
-def key(kind: int) -> pygame.event.Event:
-    return pygame.event.Event(kind, key=pygame.K_LEFT)
+LEFT_ALONE = pygame.event.Event(pygame.MOUSEBUTTONUP)
 
 
 def test_a_future_that_was_left_by_mouse_stays_as_a_branch_and_can_be_gone_back_to():
@@ -195,21 +196,39 @@ def test_a_future_that_was_left_by_mouse_stays_as_a_branch_and_can_be_gone_back_
         game.play({"gas"})
         frames.append(game.session.frame)
 
-    game.advance([mouse(game, pygame.MOUSEBUTTONDOWN, "main", 30)], now=0)
-    game.advance([mouse(game, pygame.MOUSEMOTION, "main", 15), key(pygame.KEYDOWN)], now=0)
+    game.advance([mouse(game, pygame.MOUSEBUTTONDOWN, "main", 30)], ())
+    game.advance([mouse(game, pygame.MOUSEMOTION, "main", 15)], {"left"})
     assert game.session.tick_number == 15 and np.array_equal(game.session.frame, frames[14])
 
-    game.advance([pygame.event.Event(pygame.MOUSEBUTTONUP)], now=0)  # the key is still held: the world goes on
-    game.advance([key(pygame.KEYUP)], now=0)
+    game.advance([LEFT_ALONE], {"left"})  # the key is still held: the world goes on
+    game.advance([], ())
     assert game.timeline.current == "branch 2" and game.session.tick_number == 17
-    assert game.origins == {"branch 2": ("main", 15)}
+    assert origins(game) == {"branch 2": ("main", 15)}
 
-    game.advance([mouse(game, pygame.MOUSEBUTTONDOWN, "main", 41), pygame.event.Event(pygame.MOUSEBUTTONUP)], now=0)
-    game.advance([], now=0)
+    game.advance([mouse(game, pygame.MOUSEBUTTONDOWN, "main", 41), LEFT_ALONE], ())
+    game.advance([], ())
     assert game.timeline.current == "main" and game.session.tick_number == 41  # time stands still
     assert np.array_equal(game.session.frame, frames[40])
     game.play({"gas"})
     assert list(game.timeline.branches) == ["main", "branch 2"]  # no future was left: no new branch
+
+
+def origins(game: TimeTravel) -> dict[str, tuple[str, int]]:
+    return {name: branch.origin for name, branch in game.timeline.branches.items() if branch.origin}
+
+
+def test_a_key_of_the_world_plays_in_the_window(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    game = TimeTravel(World.open("mock"))
+    with Stage("", SIZE, 1000) as stage:
+        ticks = watched(game, stage)
+        for kind in (pygame.KEYDOWN, pygame.KEYUP):  # a tap, shorter than a tick
+            pygame.event.post(pygame.event.Event(kind, key=pygame.K_LEFT))
+        next(ticks)
+        assert game.session.last_action == {"left"}
+        next(ticks)
+        assert not game.session.last_action and game.session.tick_number == 3
+    pygame.quit()
 
 
 def test_a_branch_made_before_its_parents_beginning_belongs_to_the_grandparent():
@@ -219,7 +238,7 @@ def test_a_branch_made_before_its_parents_beginning_belongs_to_the_grandparent()
     for tick in (20, 10):
         game.go_to(game.timeline.current, game.place(game.timeline.current, tick)[0])
         game.play({"left"})
-    assert game.origins == {"branch 2": ("main", 20), "branch 3": ("main", 10)}
+    assert origins(game) == {"branch 2": ("main", 20), "branch 3": ("main", 10)}
 
 
 def test_a_click_far_outside_goes_to_the_nearest_tick_there_is():
