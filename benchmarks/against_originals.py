@@ -23,7 +23,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from export.traced_pass import TracedPass  # noqa: E402
+from export.traced_tick import TracedTick  # noqa: E402
 from worldmodel.cache.ema_sink import EmaSink  # noqa: E402
 from worldmodel.cache.rolling_sink import RollingSink  # noqa: E402
 from worldmodel.cache.sink_window import SinkWindow  # noqa: E402
@@ -49,7 +49,7 @@ from worldmodel.families.wan_transformer import WanTransformer  # noqa: E402
 from worldmodel.schedule.rolling import Rolling  # noqa: E402
 from worldmodel.schedule.sampler import Stream  # noqa: E402
 
-WARM_UP = 3  # runs
+WARM_UP = 2  # runs
 SMALL = {
     "dim": 32,
     "ffn_dim": 64,
@@ -70,8 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in CASES:
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help="checkout of the original")
-    parser.add_argument("--blocks", type=int, default=40, help="blocks per run")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the best counts")
+    parser.add_argument("--blocks", type=int, default=100, help="blocks per run")
+    parser.add_argument("--repeats", type=int, default=4, help="runs of each, of which the best counts")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=list(CASES), help=argparse.SUPPRESS)  # the process of one original
     arguments = parser.parse_args()
@@ -184,8 +184,8 @@ def our_loop(case: Case, noise: Noise, rolling: bool) -> Callable[[], Tensor]:
     else:
         cache = SinkWindow(window(case), run["sink_size"], chunk)
     schedule = Rolling(levels(case)) if rolling else few_step(case)
-    stream = Stream(
-        cast(WanTransformer, TracedPass(transformer(case))),
+    plain = Stream(
+        transformer(case),
         cache,
         schedule,
         latent_size(case),
@@ -193,6 +193,7 @@ def our_loop(case: Case, noise: Noise, rolling: bool) -> Callable[[], Tensor]:
         commit_level=commit_level(case),
         in_place=True,
     )
+    stream = TracedTick(plain)
 
     def play() -> Tensor:
         state = stream.prompted(stream.empty(noise.start.shape[0]), case.inputs["prompt_embeds"])

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from worldmodel.cache.attention import rotate
+from worldmodel.cache.attention import only, rotate
 from worldmodel.families.wan_transformer import Projected, RmsNorm, SelfAttention, WanTransformer
 
-PACKED_FROM = 1 << 14  # numbers in a weight
+PACKED_FROM = 800_000  # multiplications; from there on oneDNN was faster
 
 
 def packed(model: WanTransformer) -> WanTransformer:
@@ -49,20 +49,20 @@ def _twin(module: Any) -> Any:
 class PackedLinear(nn.Module):
     """Linear layers with the same input, side by side, and tanh-GELU after them if asked.
 
-    What is small stays with the default library, whose calls cost less.
+    Small products stay with the default library, whose calls cost less.
     """
 
     def __init__(self, layers: list[nn.Linear], activation: str = "none") -> None:
         super().__init__()
         weight = torch.cat([layer.weight for layer in layers]).detach()
-        self.small = weight.numel() < PACKED_FROM
-        self.weight = weight if self.small else torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.plain = weight if weight.numel() < PACKED_FROM else None  # no product with a larger one is small
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         self.bias = torch.cat([layer.bias for layer in layers]).detach()
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.small:
-            made = nnf.linear(x, self.weight, self.bias)
+        if self.plain is not None and x.numel() * len(self.plain) < PACKED_FROM:
+            made = nnf.linear(x, self.plain, self.bias)
             return nnf.gelu(made, approximate="tanh") if self.activation == "gelu" else made
         how = "tanh" if self.activation == "gelu" else ""
         found: Tensor = _product()(x, self.weight, self.bias, self.activation, how)
@@ -81,13 +81,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str, how: str) 
 
 def weights(model: WanTransformer) -> list[Tensor]:
     """The packed weights, which a recording takes as inputs: their layout cannot be a constant of it."""
-    return [layer.weight for layer in model.modules() if isinstance(layer, PackedLinear) and not layer.small]
+    return [layer.weight for layer in model.modules() if isinstance(layer, PackedLinear)]
 
 
 @contextmanager
 def given(model: WanTransformer, packed_weights: list[Tensor]) -> Iterator[None]:
     """Let the model use these for its packed weights."""
-    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear) and not layer.small]
+    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
     own = [layer.weight for layer in layers]
     for layer, weight in zip(layers, packed_weights, strict=True):
         layer.weight = weight
@@ -105,15 +105,17 @@ class PackedSelfAttention(SelfAttention):
         nn.Module.__init__(self)
         self.heads, self.eps, self.o = plain.heads, plain.eps, plain.o
         self.together = PackedLinear([plain.q, plain.k, plain.v])
+        self.least = torch.tensor(plain.eps)
         self.gains = torch.stack([plain.norm_q.weight, plain.norm_k.weight]).detach()
 
     def project(self, tokens: Tensor, turns: Tensor, silent: int) -> Projected:
         made = self.together(tokens).unflatten(-1, (3, -1))
         both = made[..., :2, :]
         length = torch.linalg.vector_norm(both, dim=-1, keepdim=True)
-        scale = torch.rsqrt(length.square_().mul_(1 / both.shape[-1]).add_(self.eps))
+        scale = torch.addcmul(self.least, length, length, value=1 / both.shape[-1]).rsqrt_()
         normal = (both * scale * self.gains).unflatten(-1, (self.heads, -1))  # [batch, F, T, 2, H, D]
         query, key = normal.unbind(3)
         asked, rotated = rotate(normal, turns[:, :, :, None]).unbind(3)
         value = made[..., 2, :].unflatten(-1, (self.heads, -1))
-        return Projected(query[:, silent:], key, value, asked[:, silent:], rotated)
+        asking = slice(silent, tokens.shape[1])
+        return Projected(only(query, asking), key, value, only(asked, asking), rotated)

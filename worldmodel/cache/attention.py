@@ -54,8 +54,8 @@ class Seen:
     def turned(self, key: Tensor, rotated: Tensor, space: bool = True) -> Tensor:
         """Their keys, of all frames' keys as they are and as they stand."""
         if self.turns is None:
-            return rotated[:, self.frames]
-        return rotate(key[:, self.frames], self.turns.space if space else self.turns.action)
+            return only(rotated, self.frames)
+        return rotate(only(key, self.frames), self.turns.space if space else self.turns.action)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Group:
     def values(self, store: str, layer: int, value: Tensor) -> Tensor:
         """Values of everything seen."""
         cached = [] if self.context is None else [self.context.values[store][:, layer]]
-        return _joined(cached + [value[:, seen.frames] for seen in self.sees])
+        return _joined(cached + [only(value, seen.frames) for seen in self.sees])
 
     def mask(self, tokens: int) -> Tensor | None:
         """[batch, 1, 1, keys] bool, or None where everything may be seen."""
@@ -93,6 +93,11 @@ def standing(groups: tuple[Group, ...]) -> Turns:
     if len(groups) == 1:
         return groups[0].turns
     return Turns(*(torch.cat([getattr(group.turns, part) for group in groups], 1) for part in ("space", "action")))
+
+
+def only(x: Tensor, frames: slice) -> Tensor:
+    """Some frames of [batch, F, …]. All of them are the tensor itself: views cost time where passes are small."""
+    return x if frames.start in (None, 0) and frames.stop in (None, x.shape[1]) else x[:, frames]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from worldmodel.cache.attention import (
     angles,
     attend,
     behind,
+    only,
     rotate,
     select,
     standing,
@@ -166,7 +167,7 @@ class WanTransformer(nn.Module):
             last = layer == len(self.blocks) - 1
             tokens = block(tokens, levels.blocks[layer], groups, own, conditions, fresh, silent if last else 0)
         if tokens.shape[1]:
-            head = self.head(tokens, *(part[:, silent:] for part in levels.head))
+            head = self.head(tokens, *(only(vector, slice(silent, vector.shape[1])) for vector in levels.head))
             flow = self.unpatch(head, latents.shape[-2:])
         else:
             flow = latents[:, :0, : self.spec.out_channels]
@@ -236,6 +237,8 @@ class WanTransformer(nn.Module):
 
     def turns(self, positions: Tensor, size: tuple[int, int]) -> Turns:
         """Rotations of whole frames at temporal positions [batch, frames]; size: latent rows and columns."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]  # a recording computes them, it must not hold one tick's
+            return self._turned(positions, size)
         known = (tuple(positions.flatten().tolist()), positions.shape, size, positions.device)
         if known not in self._turns:
             if len(self._turns) >= TURNS_KEPT:
@@ -390,7 +393,7 @@ class SelfAttention(nn.Module):
         for group in groups:
             turned = [seen.turned(key, made.rotated) for seen in group.sees]
             seen_keys, seen_values = group.keys("self", layer, turned), group.values("self", layer, value)
-            asked = made.asked[:, behind(group, silent)]
+            asked = only(made.asked, behind(group, silent))
             told.append(attend(asked, seen_keys, seen_values, group.mask(key.shape[2])))
         out = self.o(torch.cat(told, 1) if len(told) > 1 else told[0])
         if camera is None:
@@ -408,8 +411,9 @@ class SelfAttention(nn.Module):
         """tokens: [batch, F, T, dim]; turns: of all of them, complex [batch, F, T, 1, D/2]."""
         key = self.norm_k(self.k(tokens)).unflatten(-1, (self.heads, -1))
         value = self.v(tokens).unflatten(-1, (self.heads, -1))
-        query = self.norm_q(self.q(tokens[:, silent:])).unflatten(-1, (self.heads, -1))
-        return Projected(query, key, value, rotate(query, turns[:, silent:]), rotate(key, turns))
+        asking = slice(silent, tokens.shape[1])
+        query = self.norm_q(self.q(only(tokens, asking))).unflatten(-1, (self.heads, -1))
+        return Projected(query, key, value, rotate(query, only(turns, asking)), rotate(key, turns))
 
 
 class Projected(NamedTuple):
