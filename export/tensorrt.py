@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,8 +48,18 @@ class About:
     @property
     def file_name(self) -> str:
         """Everything that makes another engine is in its name."""
-        parts = (self.world_hash[:16], self.graph, self.precision, f"{self.players}p", self.package, self.version)
-        return "-".join([*parts, *filter(None, [self.gpu.replace(" ", "_")])]) + SUFFIX
+        parts = (self.world_hash[:16], self.graph, self.precision, f"{self.players}p", self._builder)
+        return "-".join(parts) + SUFFIX
+
+    @property
+    def timings_name(self) -> str:
+        """Of the file that engines of one builder and GPU share."""
+        return f"timings-{self._builder}"
+
+    @property
+    def _builder(self) -> str:
+        gpu = re.sub(r"\W+", "_", self.gpu)
+        return "-".join(filter(None, (self.package, self.version, gpu)))
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,15 @@ class Engine:
 
 
 def build(
-    model: onnx.ModelProto, about: About, progress: Callable[[str, int, int], None] = lambda phase, at, of: None
+    model: onnx.ModelProto,
+    about: About,
+    progress: Callable[[str, int, int], None] = lambda phase, at, of: None,
+    timings: Path | None = None,
 ) -> Engine:
     """Parse and build, strongly typed. The model's weights lie inside it; it is float32, and made `about.precision`.
 
-    progress: is told the phase, the step and how many steps it has.
+    progress: is told the phase, the step and how many steps it has. timings: a file of what was measured while earlier
+    engines were tuned for this GPU; it is read, and written anew.
     """
     trt = load_package(about.package)
     log = _logger(trt)
@@ -78,6 +93,10 @@ def build(
         raise EngineError(f"{about.package} cannot read the {about.graph} graph: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, progress)
+    if timings:
+        config.set_timing_cache(
+            config.create_timing_cache(timings.read_bytes() if timings.exists() else b""), ignore_mismatch=True
+        )
     profile = builder.create_optimization_profile()
     for tensor in _tensors(network.num_inputs, network.get_input):
         shape = [about.players if size < 0 else size for size in tensor.shape]
@@ -90,6 +109,8 @@ def build(
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise EngineError(f"{about.package} cannot build the {about.graph} graph: {log.worst or 'it does not say why'}")
+    if timings:
+        _write(timings, bytes(config.get_timing_cache().serialize()))
     return Engine(about, bytes(data), inputs, outputs, dict(types))
 
 
@@ -99,10 +120,7 @@ def cached(about: About, folder: Path, make: Callable[[], Engine]) -> tuple[Path
     if path.exists():
         return path, None
     engine = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(json.dumps(dataclasses.asdict(about)).encode() + b"\n" + engine.data)
-    os.replace(unfinished, path)
+    _write(path, json.dumps(dataclasses.asdict(about)).encode() + b"\n" + engine.data)
     return path, engine
 
 
@@ -136,6 +154,14 @@ def load_package(package: str) -> Any:
         raise MissingExtraError(
             f"{package} is not installed, or lacks its libraries ({error}): pip install {package}{where}"
         ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)
 
 
 def _logger(trt: Any) -> Any:

@@ -50,7 +50,7 @@ class Backend(Protocol):
         """The prompt embedding of a text, float32 [1, tokens, dim]."""
 
 
-# name: (module with `load(world, threads, precision, players) -> Backend`, the package it needs)
+# name: (module with `load(world, threads, precision, players) -> Backend`, or module:function, the package it needs)
 BACKENDS: dict[str, tuple[str, str]] = {  # the best first
     "onnxruntime-cuda": ("runtime.backends.onnxruntime_cuda", "onnxruntime-gpu"),
     "openvino": ("runtime.backends.openvino", "openvino"),
@@ -59,9 +59,11 @@ BACKENDS: dict[str, tuple[str, str]] = {  # the best first
     "torch": ("runtime.backends.torch", "torch"),
     # From here on only by name: engines are built, or programs compiled, for minutes.
     "onnxruntime-tensorrt": ("runtime.backends.onnxruntime_tensorrt", "onnxruntime-gpu"),
+    "tensorrt": ("runtime.backends.tensorrt", "tensorrt"),
+    "tensorrt-rtx": ("runtime.backends.tensorrt:load_rtx", "tensorrt-rtx"),
     "mock": ("runtime.backends.mock", "numpy"),
 }
-ON_GPU = {"onnxruntime-cuda", "torch-cuda", "onnxruntime-tensorrt"}
+ON_GPU = {"onnxruntime-cuda", "torch-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"}
 
 
 def load_backend(
@@ -99,7 +101,8 @@ def _load_best(world: World, names: list[str], threads: int | None, precision: s
 
 
 def _load(world: World, name: str, threads: int | None, precision: str, players: int) -> Backend:
-    load: Callable[[World, int, str, int], Backend] = importlib.import_module(BACKENDS[name][0]).load
+    module, _, function = BACKENDS[name][0].partition(":")
+    load: Callable[[World, int, str, int], Backend] = getattr(importlib.import_module(module), function or "load")
     return load(world, threads or default_threads(), precision, players)
 
 

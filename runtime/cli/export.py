@@ -6,18 +6,16 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import platformdirs
 import typer
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from runtime.backends import ON_GPU, usable_backends
 from runtime.backends.graphs import TICKS as TICKS_GRAPHS
 from runtime.cli.options import Json, finish
+from runtime.cuda import gpu_name
+from runtime.engines import engine_of, engines_folder
 from runtime.errors import CheckFailed, UsageError
 from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare_all
 from runtime.session import Session
@@ -39,7 +37,10 @@ def command(
         Path | None, typer.Option(help="the generator's weights (default: RUN/world.safetensors)")
     ] = None,
     sigmas: Annotated[
-        str, typer.Option(help="noise levels of a tick's passes, as '1 0.6 0.2' (default: those it was trained at)")
+        str, typer.Option(
+            help="noise levels of a tick's passes, as '1 0.6 0.2' (default: those of the training); of frames in "
+            "flight, the oldest first, as '0.25,0.5,0.75,1'"
+        ),
     ] = "",
     storage: Annotated[str, typer.Option(help="of the weights: int8, fp16 or fp32")] = "int8",
     ticks: Annotated[int, typer.Option(help="ticks of the parity check", min=1)] = TICKS,
@@ -97,23 +98,17 @@ def command(
 
 
 def engines(world: World, package: str, precision: str, players: int, out: Path | None, json: bool) -> None:
-    """An engine of every graph that gives frames, or those that are there already."""
-    from export.quantize import with_weights
-    from export.tensorrt import About, build, cached, load_package
+    """An engine of every graph that takes the state, or those that are there already."""
+    from export.tensorrt import About, load_package
 
     version = load_package(package).__version__
-    folder = out or Path(platformdirs.user_cache_dir("worldloop"), "engines")
+    folder = out or engines_folder()
+    gpu = gpu_name() or "" if package == "tensorrt" else ""
     made: list[dict[str, Any]] = []
-    with world.unpacked() as files, Progress(console=Console(stderr=True), transient=True) as bars:
-        for name in [graph for graph in TICKS_GRAPHS if graph in world.manifest.graphs]:
-            about = About(world.hash, name, precision, players, package, version)
-            bar = bars.add_task(f"{name}, {precision}")
-
-            def tell(phase: str, at: int, of: int, bar: TaskID = bar) -> None:
-                bars.update(bar, description=phase, completed=at, total=of)
-
-            model = with_weights(files / world.manifest.graphs[name].file)
-            path, engine = cached(about, folder, partial(build, model, about, tell))
+    with world.unpacked() as files:
+        for name in [graph for graph in (*TICKS_GRAPHS, "recache") if graph in world.manifest.graphs]:
+            about = About(world.hash, name, precision, players, package, version, gpu)
+            path, engine = engine_of(about, files / world.manifest.graphs[name].file, folder)
             about_it = {"layers": engine.types, "inputs": engine.inputs, "outputs": engine.outputs} if engine else {}
             made.append({"out": str(path), "bytes": path.stat().st_size, "built": engine is not None, **about_it})
     report = {"world_hash": world.hash, "package": package, "version": version, "engines": made}
@@ -130,11 +125,15 @@ def layers(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def levels(text: str) -> tuple[float, ...]:
+def levels(text: str) -> tuple[tuple[float, ...], ...]:
+    """A row for each pass, the frames in flight in it, the oldest first."""
     try:
-        return tuple(float(word) for word in text.split())
+        return tuple(tuple(float(sigma) for sigma in word.split(",")) for word in text.split())
     except ValueError:
-        raise UsageError(f"--sigmas {text!r}: write numbers from 1 downwards, as '1 0.6 0.2'") from None
+        raise UsageError(
+            f"--sigmas {text!r}: write a number for each pass, as '1 0.6 0.2'; with frames in flight a list, the "
+            "oldest first, as '0.25,0.5,0.75,1'"
+        ) from None
 
 
 def judge(shipped: Path, exact: Path, ticks: int) -> list[dict[str, Any]]:

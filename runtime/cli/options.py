@@ -17,8 +17,8 @@ BackendName = Annotated[
     str,
     typer.Option(
         help="auto, openvino, onnxruntime, torch or mock; on a GPU: onnxruntime-cuda, onnxruntime-tensorrt, "
-        "torch-cuda, tensorrt, tensorrt-rtx. A GPU that is asked for by name and cannot be used is an error; with auto, "
-        "one line says that the CPU plays instead"
+        "torch-cuda, tensorrt, tensorrt-rtx. A GPU that is asked for by name and cannot be used is an error; auto says "
+        "in one line that the CPU plays instead"
     ),
 ]
 Precision = Annotated[str, typer.Option(help="auto, bf16, fp16 (on a GPU), int8 or fp32")]
