@@ -34,7 +34,7 @@ from export.world_file import write_world
 from worldmodel.begin import begin, context_frames
 from worldmodel.errors import SpecError
 from worldmodel.prompt import encoder as prompts
-from worldmodel.schedule.table import frame_wise
+from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World, state_shapes
 from worldmodel.train.codec import load_codec
@@ -86,15 +86,15 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def load_world(run: Path, weights: Path | None = None, sigmas: tuple[float, ...] = ()) -> World:
+def load_world(run: Path, weights: Path | None = None, sigmas: tuple[tuple[float, ...], ...] = ()) -> World:
     """The trained world of a run folder.
 
     weights: of the generator, by default the run's own world.safetensors.
-    sigmas: noise levels of a tick's passes, by default those of the run's spec. One set of weights plays at any.
+    sigmas: of a ScheduleTable, by default those of the run's spec. One set of weights plays at any.
     """
     spec = read_plan(run)
     if sigmas:
-        spec = replace(spec, schedule=frame_wise(*sigmas))
+        spec = replace(spec, schedule=ScheduleTable(sigmas))
     world = World(spec)
     world.codec = load_codec(spec, run)
     load_weights(world.generator, weights or run / "world.safetensors")

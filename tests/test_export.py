@@ -26,7 +26,8 @@ from runtime.backends import load_backend
 from runtime.backends.imported import Kept
 from runtime.backends.torch import native_world, tensors
 from runtime.backends.torch_cuda import TorchGpuBackend
-from runtime.errors import BackendError, CheckFailed, MissingExtraError, WorldloopError
+from runtime.cli.export import levels
+from runtime.errors import BackendError, CheckFailed, MissingExtraError, UsageError, WorldloopError
 from runtime.futures import futures, table
 from runtime.int8 import add_int8, most
 from runtime.noise import tick_noise
@@ -129,18 +130,38 @@ def test_compiled_torch_in_bf16_plays_the_same_game(files):
     assert min(compare(Session(world, backend="torch", threads=1), compiled, ticks=5).psnr) > 35
 
 
-def test_a_tick_of_fewer_passes_is_that_of_torch(files):
-    world, way = World.open(files["int8"]), ticks(SPEC)["tick_fast"]
-    session = Session(world, backend="onnxruntime", precision="fp32", threads=1, seed=3)
-    model = Session(world, backend="torch", threads=1).backend.model
+@pytest.fixture(scope="module")
+def rolling(files) -> World:
+    """The same weights with two frames in flight, in two passes a tick."""
+    folder = files["fp32"].parent
+    world = load_world(folder, sigmas=levels("0.5,1 0.3,0.7"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.pack.make_adapter_for", lambda name, width: FakeGame())
+        pack(world, read_card(folder / "card.toml"), export_graphs(world), folder / "rolling.world", "fp32", level=1)
+    return World.open(folder / "rolling.world")
+
+
+@pytest.mark.parametrize("graph", ["tick", "reprime", "tick_fast"])
+def test_every_way_to_tick_is_that_of_torch(rolling, graph):
+    model = native_world(rolling)
+    way = ticks(model.spec)[graph]
+    session = Session(rolling, backend="onnxruntime", precision="fp32", threads=1, seed=3)
+    assert session.graphs == ("tick", "reprime", "tick_fast") and session.in_flight == 1
     session.tick()
     state, prompt = tensors(session.peek()), torch.from_numpy(session.backend.embed(session.prompt))
-    frame = session.tick({"gas"}, graph="tick_fast")
+    frame = session.tick({"gas"}, graph=graph)
     noise = torch.from_numpy(tick_noise(3, 1, (1, *way.noise)))
-    expected, after = way.make(model, state, torch.tensor([[0.0, 1.0]]), prompt, noise)
+    with torch.no_grad():
+        expected, after = way.make(model, state, torch.tensor([[0.0, 1.0]]), prompt, noise)
     assert np.abs(frame.astype(int) - expected[0].numpy()).max() <= 1
     for name, array in session.peek().items():
         assert np.allclose(array, after[name], atol=TOLERANCE), name
+
+
+def test_levels_that_are_no_numbers_are_refused():
+    assert levels("1 0.5") == ((1.0,), (0.5,))
+    with pytest.raises(UsageError, match="oldest first"):
+        levels("1 half")
 
 
 def test_a_game_that_was_degraded_at_times_is_the_same_again(files, tmp_path):
