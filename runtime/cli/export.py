@@ -37,7 +37,8 @@ def command(
         Path | None, typer.Option(help="the generator's weights (default: RUN/world.safetensors)")
     ] = None,
     sigmas: Annotated[
-        str, typer.Option(
+        str,
+        typer.Option(
             help="noise levels of a tick's passes, as '1 0.6 0.2' (default: those of the training); of frames in "
             "flight, the oldest first, as '0.25,0.5,0.75,1'"
         ),
