@@ -103,19 +103,19 @@ class PackedSelfAttention(SelfAttention):
 
     def __init__(self, plain: Any) -> None:
         nn.Module.__init__(self)
-        self.heads, self.eps, self.o = plain.heads, plain.eps, plain.o
+        self.heads, self.dim, self.o = plain.heads, plain.q.in_features, plain.o
         self.together = PackedLinear([plain.q, plain.k, plain.v])
         self.least = torch.tensor(plain.eps)
         self.gains = torch.stack([plain.norm_q.weight, plain.norm_k.weight]).detach()
 
     def project(self, tokens: Tensor, turns: Tensor, silent: int) -> Projected:
         made = self.together(tokens).unflatten(-1, (3, -1))
-        both = made[..., :2, :]
+        both = made.narrow(-2, 0, 2)
         length = torch.linalg.vector_norm(both, dim=-1, keepdim=True)
-        scale = torch.addcmul(self.least, length, length, value=1 / both.shape[-1]).rsqrt_()
+        scale = torch.addcmul(self.least, length, length, value=1 / self.dim).rsqrt_()
         normal = (both * scale * self.gains).unflatten(-1, (self.heads, -1))  # [batch, F, T, 2, H, D]
         query, key = normal.unbind(3)
-        asked, rotated = rotate(normal, turns[:, :, :, None]).unbind(3)
-        value = made[..., 2, :].unflatten(-1, (self.heads, -1))
-        asking = slice(silent, tokens.shape[1])
+        asked, rotated = rotate(normal, turns.unsqueeze(3)).unbind(3)
+        value = made.select(-2, 2).unflatten(-1, (self.heads, -1))
+        asking = slice(silent, int(tokens.shape[1]))
         return Projected(only(query, asking), key, value, only(asked, asking), rotated)

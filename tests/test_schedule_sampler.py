@@ -7,7 +7,7 @@ from small_streams import ACTIONS, FEW, ROLLING, SIZE, play, prompt, random, sta
 from worldmodel.cache.ema_sink import EmaSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.cache.sink_window import RelativeSinkWindow, SinkWindow
-from worldmodel.condition.camera import path_views, projections
+from worldmodel.condition.camera import path_views, projections, ray_steps
 from worldmodel.errors import SpecError
 from worldmodel.schedule.few_step import FewStep, diagonal
 from worldmodel.schedule.moving_buffer import MovingBuffer
@@ -56,6 +56,18 @@ def test_a_riding_commit_is_exact_with_cameras_actions_and_guidance():
     made = []
     for fused in (False, True):
         stream = Stream(model, CACHES["sink"], FewStep(FEW), SIZE, fused=fused, guidance=3.0)
+        made.append(play(stream, started(stream), 8, steer=steer)[0])
+    assert torch.allclose(*made, atol=1e-4)
+
+
+def test_a_riding_commit_is_exact_with_rays():
+    model, made = transformer(ray_side=2), []
+
+    def steer(tick: int):
+        return {"rays": ray_steps([["w", "jlik"[tick % 4]]], 2, torch.tensor([tick == 0])).float()}
+
+    for fused in (False, True):
+        stream = Stream(model, CACHES["sink"], FewStep(FEW), SIZE, fused=fused)
         made.append(play(stream, started(stream), 8, steer=steer)[0])
     assert torch.allclose(*made, atol=1e-4)
 

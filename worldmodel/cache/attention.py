@@ -69,12 +69,12 @@ class Group:
 
     def keys(self, store: str, layer: int, fresh: list[Tensor]) -> Tensor:
         """Keys of everything seen, [batch, frames, T, H, D]; fresh: those of this pass, as this group sees them."""
-        cached = [] if self.context is None else [self.context.keys[store][:, layer]]
+        cached = [] if self.context is None else [self.context.keys[store].select(1, layer)]
         return _joined(cached + fresh)
 
     def values(self, store: str, layer: int, value: Tensor) -> Tensor:
         """Values of everything seen."""
-        cached = [] if self.context is None else [self.context.values[store][:, layer]]
+        cached = [] if self.context is None else [self.context.values[store].select(1, layer)]
         return _joined(cached + [only(value, seen.frames) for seen in self.sees])
 
     def mask(self, tokens: int) -> Tensor | None:
@@ -97,7 +97,9 @@ def standing(groups: tuple[Group, ...]) -> Turns:
 
 def only(x: Tensor, frames: slice) -> Tensor:
     """Some frames of [batch, F, …]. All of them are the tensor itself: views cost time where passes are small."""
-    return x if frames.start in (None, 0) and frames.stop in (None, x.shape[1]) else x[:, frames]
+    count = int(x.shape[1])
+    start, stop, _ = frames.indices(count)
+    return x if stop - start == count else x.narrow(1, start, stop - start)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -110,7 +112,7 @@ def _all(mask: Tensor | None, batch: int, frames: int, like: Tensor) -> Tensor:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention. query: [batch, f, T, H, D]; key, value: [batch, n, T', H, D]. Returns [batch, f, T, H·D]."""
-    frames, tokens = query.shape[1:3]
+    frames, tokens = map(int, query.shape[1:3])  # plain numbers: a recording would work them out every time
     q, k, v = (part.flatten(1, 2).transpose(1, 2) for part in (query, key, value))
     told = nnf.scaled_dot_product_attention(q, k, v, mask)
     return told.transpose(1, 2).flatten(2).unflatten(1, (frames, tokens))

@@ -167,15 +167,15 @@ class WanTransformer(nn.Module):
             last = layer == len(self.blocks) - 1
             tokens = block(tokens, levels.blocks[layer], groups, own, conditions, fresh, silent if last else 0)
         if tokens.shape[1]:
-            head = self.head(tokens, *(only(vector, slice(silent, vector.shape[1])) for vector in levels.head))
-            flow = self.unpatch(head, latents.shape[-2:])
+            head = self.head(tokens, *(only(vector, slice(silent, int(vector.shape[1]))) for vector in levels.head))
+            flow = self.unpatch(head, _sizes(latents)[-2:])
         else:
             flow = latents[:, :0, : self.spec.out_channels]
         return flow, fresh.stacked()
 
     def embed(self, latents: Tensor) -> Tensor:
         """[batch, F, channels, rows, columns] to tokens [batch, F, T, dim]."""
-        batch, frames, channels, rows, columns = latents.shape
+        batch, frames, channels, rows, columns = _sizes(latents)
         down, right = self.spec.patch
         cells = latents.reshape(batch, frames, channels, rows // down, down, columns // right, right)
         patches = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * down * right)
@@ -189,13 +189,13 @@ class WanTransformer(nn.Module):
         seen = self.patch_embedding_wancamctrl(ray_tokens(maps, side, self.spec.patch).to(like.dtype))
         return seen + self.c2ws_hidden_states_layer2(nnf.silu(self.c2ws_hidden_states_layer1(seen)))
 
-    def unpatch(self, values: Tensor, size: torch.Size) -> Tensor:
+    def unpatch(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """[batch, F, T, patch numbers] to [batch, F, channels, rows, columns].
 
         A token's numbers run row, column, channel.
         """
         rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
-        batch, frames = values.shape[:2]
+        batch, frames = _sizes(values)[:2]
         grid = values.reshape(batch, frames, rows, columns, *self.spec.patch, self.spec.out_channels)
         return grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, self.spec.out_channels, *size)
 
@@ -247,15 +247,15 @@ class WanTransformer(nn.Module):
         return self._turns[known]
 
     def _turned(self, positions: Tensor, size: tuple[int, int]) -> Turns:
-        batch, frames = positions.shape
+        batch, frames = _sizes(positions)
         place = self._place(size, positions.device)  # complex [T, pairs]
-        pairs = self.spec.head_dim // 2
-        turn = unit(angles(positions, pairs - place.shape[-1], self.spec.rope_theta))[:, :, None]
-        space = torch.cat([turn.expand(-1, -1, len(place), -1), place.expand(batch, frames, -1, -1)], -1)[:, :, :, None]
-        action = turn[..., :0]
+        tokens, pairs = _sizes(place)
+        turn = unit(angles(positions, self.spec.head_dim // 2 - pairs, self.spec.rope_theta)).unsqueeze(2)
+        space = torch.cat([turn.expand(-1, -1, tokens, -1), place.expand(batch, frames, -1, -1)], -1).unsqueeze(3)
+        action = turn.narrow(-1, 0, 0)
         if self.spec.actions:
-            action = unit(self.spec.actions.angles(positions))[:, :, None]
-        return Turns(space, action[:, :, :, None])
+            action = unit(self.spec.actions.angles(positions)).unsqueeze(2)
+        return Turns(space, action.unsqueeze(3))
 
     def _place(self, size: tuple[int, int], device: torch.device) -> Tensor:
         """The part of the rotations that depends on the place in the picture alone; made once per size."""
@@ -411,7 +411,7 @@ class SelfAttention(nn.Module):
         """tokens: [batch, F, T, dim]; turns: of all of them, complex [batch, F, T, 1, D/2]."""
         key = self.norm_k(self.k(tokens)).unflatten(-1, (self.heads, -1))
         value = self.v(tokens).unflatten(-1, (self.heads, -1))
-        asking = slice(silent, tokens.shape[1])
+        asking = slice(silent, int(tokens.shape[1]))
         query = self.norm_q(self.q(only(tokens, asking))).unflatten(-1, (self.heads, -1))
         return Projected(query, key, value, rotate(query, only(turns, asking)), rotate(key, turns))
 
@@ -449,9 +449,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, layer: int, cross: State) -> Tensor:
         query = self.norm_q(self.q(tokens)).unflatten(-1, (self.heads, -1))
-        told = attend(query, cross["cross.k"][:, layer, None], cross["cross.v"][:, layer, None])
+        told = attend(query, *(cross[f"cross.{kind}"].select(1, layer).unsqueeze(1) for kind in "kv"))
         if "image.k" in cross:
-            told = told + attend(query, cross["image.k"][:, layer, None], cross["image.v"][:, layer, None])
+            told = told + attend(query, *(cross[f"image.{kind}"].select(1, layer).unsqueeze(1) for kind in "kv"))
         return cast(Tensor, self.o(told))
 
 
@@ -485,6 +485,11 @@ class Head(nn.Module):
         return self.head(torch.addcmul(shift, nnf.layer_norm(tokens, (self.dim,), eps=self.eps), scale))
 
 
+def _sizes(x: Tensor) -> tuple[int, ...]:
+    """Plain numbers: of a shape itself, a recording would make operations of its own."""
+    return tuple(map(int, x.shape))
+
+
 def rms_norm(spec: WanSpec) -> nn.Module:
     """Over all heads together."""
     return RmsNorm(spec.dim, spec.eps) if spec.qk_norm else nn.Identity()
@@ -499,10 +504,10 @@ class RmsNorm(nn.Module):
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
+        self.dim, self.eps = dim, eps
 
     def forward(self, x: Tensor) -> Tensor:
         whole = x.float()
         length = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
-        scale = torch.rsqrt(length.square_().mul_(1 / x.shape[-1]).add_(self.eps))
+        scale = torch.rsqrt(length.square_().mul_(1 / self.dim).add_(self.eps))
         return (whole * scale).type_as(x) * self.weight
