@@ -18,7 +18,7 @@ from rich.progress import track
 from runtime.backends import ON_GPU, Backend, default_threads, load_backend, usable_backends
 from runtime.backends.graphs import EngineMaker, aligned_zeros
 from runtime.cli.options import BackendName, Json, Precision, Seed, Threads, WorldName, finish, milliseconds
-from runtime.cuda import gpu_name
+from runtime.cuda import gpu, gpu_name
 from runtime.errors import BackendError
 from runtime.machine import cores, cpu_name, peak_mb, process_age_s
 from runtime.noise import tick_noise
@@ -75,6 +75,7 @@ def measure(
     world: World, name: str, ticks: int, players: int, busy: int, seed: int, threads: int | None, precision: str
 ) -> dict[str, Any]:
     """One backend, in this process. The first frame counts from here: reading the file, compiling, one tick."""
+    taken = gpu().used_mb() if gpu_name() else 0.0
     begun = time.perf_counter()
     backend = load_backend(world, name, threads=threads, precision=precision, players=players)
     game = Game(world, backend, seed)
@@ -99,6 +100,7 @@ def measure(
         "first_frame_s": round(first_frame_s, 3),
         "cold_start_s": None if cold_start_s is None else round(cold_start_s, 2),
         "peak_mb": used,
+        "gpu_mb": round(gpu().used_mb() - taken, 1) if backend.name in ON_GPU else None,
         "flops_per_tick": flops,
         "peak_flops": peak,
         "peak_share": round(players * flops / median / peak, 4) if flops and peak else None,
@@ -189,10 +191,12 @@ def text(report: dict[str, Any]) -> str:
     for result in report["results"]:
         ms = result["tick_ms"]
         share = f", {result['peak_share']:.1%} of the matrix-product peak" if result["peak_share"] else ""
+        on_gpu = "" if result["gpu_mb"] is None else f" and {result['gpu_mb']} MB on the GPU"
         lines.append(
             f"  {result['backend']} {result['precision']}: p50 {ms['p50']} ms, p95 {ms['p95']}, p99 {ms['p99']}; "
             f"{result['ticks_per_s']} ticks/s, first frame {result['first_frame_s']} s "
-            f"({result['cold_start_s']} s after the process began), {result['peak_mb']} MB{share}"
+            f"({result['cold_start_s']} s after the process began), {result['peak_mb']} MB"
+            f"{on_gpu}{share}"
         )
         if "busy" in result:
             beside = result["busy"]["tick_ms"]
