@@ -15,7 +15,7 @@ from worldmodel.train.dataset import DatasetInfo, ShardWriter
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.run import load_weights
 from worldmodel.train.team import Team
-from worldmodel.train.world import SETTLING, Lesson, draw_tiles, prepare, train_world
+from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, prepare, train_world
 from worldmodel.transformer.clip import clip_layer
 
 SMALL = [
@@ -116,12 +116,15 @@ def test_a_roll_out_as_history_is_the_worlds_own_from_the_frame_after_the_first_
     load_weights(world.generator, run / "world.safetensors")
     draw = torch.Generator().manual_seed(0)
     lesson = Lesson(latents.clips(spec, latents.starts(19)[:4], 20, draw))
-    lesson.roll_out(world, draw)
+    lesson.roll_out(world, False, draw)
     own, begin = lesson.own, spec.window + 1
     assert own is not None and torch.equal(own[:, : begin + 1], lesson.clip.clean[:, : begin + 1])
     assert (own[:, begin + 1 :] != lesson.clip.clean[:, begin + 1 :]).flatten(2).any(2).all()
     weights = lesson.counts[:, begin + 1 :]
     assert (weights.diff(dim=1) <= 0).all() and (weights.sum() > 0)
+    lesson.roll_out(world, True, draw)
+    recorded = (lesson.own == lesson.clip.clean).flatten(2).all(2)[0]
+    assert recorded[begin :: SHORT_RUN + 1].all() and recorded.sum() == begin + 3, "short runs begin from the recording"
 
 
 def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):

@@ -15,19 +15,28 @@ from worldmodel.tick import World, next_latent
 from worldmodel.train.preview import begin_play, tell
 from worldmodel.transformer.clip import Clip
 
-FADING = 0.9  # weight of each tick relative to the one before: what the recording says binds less and less
+FADING = 0.85  # weight of each tick relative to the one before: what the recording says binds less and less
 
 
 @torch.no_grad()
-def play_out(world: World, clip: Clip, begin: int, draw: torch.Generator) -> Tensor:
-    """The clip's latents, of which those after frame `begin` are the world's own, played under the clip's keys."""
+def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Generator) -> Tensor:
+    """The clip's latents, of which those after frame `begin` are the world's own, played under the clip's keys.
+
+    ticks: after so many, play begins again from the recorded frame, which stays.
+    """
     schedule = world.spec.schedule
-    state = begin_play(world, clip, begin, schedule)
     clean = clip.clean.clone()
-    batch, frames = clean.shape[:2]
-    for frame in range(begin + 1, frames):
-        noise = torch.randn(batch, schedule.noises, *clean.shape[2:], device=clean.device, generator=draw)
-        state = tell(world, state, clip.prompt[:, frame])
-        latent, state = next_latent(world, state, clip.actions[:, frame, -1], clip.prompt[:, frame], noise, schedule)
-        clean[:, frame] = latent.float()
+    frames = clean.shape[1]
+    begins = range(begin, frames - 1, ticks + 1)
+    states = [begin_play(world, clip, first, schedule) for first in begins]
+    state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
+    for tick in range(1, ticks + 1):
+        at = [min(first + tick, frames - 1) for first in begins]  # the last ones may play past the end, for nothing
+        action, prompt = (torch.cat([part[:, frame] for frame in at]) for part in (clip.actions[:, :, -1], clip.prompt))
+        noise = torch.randn(len(action), schedule.noises, *clean.shape[2:], device=clean.device, generator=draw)
+        state = tell(world, state, prompt)
+        latent, state = next_latent(world, state, action, prompt, noise, schedule)
+        for first, made in zip(begins, latent.float().chunk(len(begins)), strict=True):
+            if first + tick < frames:
+                clean[:, first + tick] = made
     return clean

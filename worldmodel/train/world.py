@@ -33,18 +33,20 @@ from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
 TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
-RECYCLED = 0.8  # share of clips whose history has own errors in it, once there are any
-LAST_PART = 0.6  # the last share of the training time, where every second set of clips is a roll-out
+RECYCLED = 0.6  # share of clips whose history has own errors in it, once there are any
+SHORT_RUN = 5  # ticks of a short roll-out
+LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
+ROLL_OUTS = ("none", "short", "none", "long", "none", "short", "none", "none")  # in turn
 SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
 RECOLOURED = 0.25  # share of steps on clips whose every frame is to be made in other colours than its history's
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
-HISTORY_NOISE = 0.15  # half of the clips have up to this much noise on their history, unannounced
-HISTORY_DRIFT = 0.25  # half of the clips have up to this much of a smooth, lasting error on it, as drifting colours are
+HISTORY_NOISE = 0.1  # a third of the clips have up to this much noise on their history, unannounced
+HISTORY_DRIFT = 0.2  # a third of the clips have up to this much of a lasting error on it, as drifting colours are
 PROMPT_NOISE = 0.1
 MISNAMED = 0.7  # share of clips that are told another clip's prompt to some degree, except where it is news
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
-SIGMA_FLOOR = 0.3  # x0 errors count 1 / max(sigma, floor)²
+SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is copied from the last frame fades
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
@@ -98,8 +100,9 @@ def train_world(
                 among = twin_starts if twin else switches if kind > 1 - SWITCHED and len(switches) else starts
                 start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
                 lesson = Lesson(latents.clips(spec, start, CLIP_FRAMES, draw, twin))
-                if number // TURNS % 2 and team.agree(run.done) > 1 - LAST_PART:
-                    lesson.roll_out(world, draw)
+                run_length = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
+                if run_length != "none" and team.agree(run.done) > 1 - LAST_PART:
+                    lesson.roll_out(world, run_length == "short", draw)
             sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
             figures = lesson.loss(world, sigma, tile_start, layer, draw)
         figures["loss"].backward()
@@ -123,12 +126,17 @@ class Lesson:
         self.own: Tensor | None = None
         self.rolled = False
 
-    def roll_out(self, world: World, draw: torch.Generator) -> None:
-        """Let the world play the clips' keys, with cache and schedule as at play, from their first frames."""
-        begin = world.spec.window + 1
-        self.own, self.rolled = play_out(world, self.clip, begin, draw), True
-        frames = self.counts.shape[1]
-        self.counts *= FADING ** (torch.arange(frames, device=self.counts.device) - begin - 1).clamp(min=0)
+    def roll_out(self, world: World, short: bool, draw: torch.Generator) -> None:
+        """Let the world play the clips' keys, with cache and schedule as at play, from their first frames.
+
+        short: a few ticks at a time. Then the picture is worn, but lies where the recording has it, so that mending it
+        can be learned; after many ticks where things are is anyone's guess, and a guess is a blur.
+        """
+        begin, frames = world.spec.window + 1, self.counts.shape[1]
+        ticks = SHORT_RUN if short else frames - 1 - begin
+        self.own, self.rolled = play_out(world, self.clip, begin, ticks, draw), True
+        if not short:
+            self.counts *= FADING ** (torch.arange(frames, device=self.counts.device) - begin - 1).clamp(min=0)
 
     def loss(
         self,
@@ -169,11 +177,12 @@ class Lesson:
 
         clean = clip.clean
         if self.own is not None:
-            # Amounts above 1 stand for errors that have grown for longer than the turns reach.
-            clean = clean + some(RECYCLED, 1.0 if self.rolled else 1.5) * (self.own - clean)
-        drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.5 * smooth_noise(clean[:, :1])
-        clean = clean + some(0.5, HISTORY_NOISE) * torch.randn_like(clean)
-        clean = torch.where(self.past, clean + some(0.5, HISTORY_DRIFT) * drift, clean)
+            # Roll-outs mostly as they are; of single steps, amounts above 1 are errors that have grown for longer.
+            amount = some(RECYCLED, 2.0).clamp(max=1) if self.rolled else some(RECYCLED, 1.5)
+            clean = clean + amount * (self.own - clean)
+        drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.3 * slope(clean[:, :1])
+        clean = clean + some(0.35, HISTORY_NOISE) * torch.randn_like(clean)
+        clean = torch.where(self.past, clean + some(0.35, HISTORY_DRIFT) * drift, clean)
         told, said = clip.clean_prompt, clip.prompt
         amount = some(MISNAMED, 1.0).squeeze(-1)
         told = torch.lerp(told, told.roll(1, 0), amount * (1 - clip.clean_fresh)[:, :, None, None])
@@ -192,11 +201,14 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     return latents, world.to(team.device)
 
 
-def smooth_noise(like: Tensor) -> Tensor:
-    """Standard normal noise at a quarter of the size, drawn out to [batch, frames, channels, rows, columns]."""
-    rows, columns = like.shape[-2:]
-    coarse = torch.randn(*like.shape[:2], like.shape[2], max(1, rows // 4), max(1, columns // 4), device=like.device)
-    return F.interpolate(coarse.flatten(0, 1), (rows, columns), mode="bilinear").unflatten(0, like.shape[:2])
+def slope(like: Tensor) -> Tensor:
+    """Standard normal noise in four corners, drawn out to [batch, frames, channels, rows, columns].
+
+    Nothing finer: bumps of the size of what is in the picture would teach the world to iron that out.
+    """
+    corners = torch.randn(*like.shape[:3], 2, 2, device=like.device).flatten(0, 1)
+    full = F.interpolate(corners, like.shape[-2:], mode="bilinear", align_corners=True)
+    return full.unflatten(0, like.shape[:2])
 
 
 def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

@@ -70,7 +70,7 @@ def denoise_clip(
     for block in generator.layers:
         last = block is generator.layers[-1]
         x = layer(block, x, shared, in_tile, window, generator.space_cos, generator.space_sin, last)
-    return generator.latent(x, condition[:, noisy.shape[1] :], recent_noisy)
+    return generator.latent(x, condition[:, noisy.shape[1] :], recent_noisy, noisy, sigma)
 
 
 def clip_layer(

@@ -87,10 +87,11 @@ class Generator(nn.Module):
         self.head_modulation = nn.Linear(sizes.dim, 2 * sizes.dim)
         self.carry = nn.Linear(sizes.dim, token_in)
         self.head = nn.Linear(sizes.dim, token_in)
+        self.keep = nn.Linear(sizes.dim, 2 * token_in)
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
-        for quiet in (self.adaln, self.head_modulation, self.head, self.carry):
+        for quiet in (self.adaln, self.head_modulation, self.head, self.keep, self.carry):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
         nn.init.ones_(self.carry.bias)
@@ -139,16 +140,25 @@ class Generator(nn.Module):
         """[batch, frames, 6, dim], computed once for all blocks."""
         return self.adaln(condition).unflatten(-1, (6, -1))
 
-    def latent(self, x: Tensor, condition: Tensor, recent: Tensor) -> Tensor:
+    def latent(self, x: Tensor, condition: Tensor, recent: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """The predicted clean latents [batch, frames, channels, rows, columns] from the last block's tokens.
 
-        What is learned is the change since the frame before; how much of that frame is carried over is learned too.
+        What is learned is the change since the frame before; how much of that frame, and of the noisy one, is kept at
+        each place is learned too: what stays the same need not pass through the blocks.
         """
         shift, scale = self.head_modulation(condition).unsqueeze(-2).chunk(2, dim=-1)
-        change = self.head(F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift)
+        hidden = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
         channels = recent.shape[2] // RECENT
-        carried = self.carry(condition).unsqueeze(-2) * patchify(recent[:, :, :channels], self.patch)
-        return unpatchify(change + carried, self.patch, self.grid)
+        previous, noisy = patchify(recent[:, :, :channels], self.patch), patchify(noisy, self.patch)
+        clearness = (1 - sigma)[:, :, None, None]
+        made = self.made(hidden, self.carry(condition).unsqueeze(-2), previous, clearness * noisy)
+        return unpatchify(made, self.patch, self.grid)
+
+    def made(self, hidden: Tensor, carry: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
+        """The clean frame as tokens, from those of the frame before it and of the noisy one, dimmed by its noise."""
+        of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
+        clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
+        return clean
 
 
 def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

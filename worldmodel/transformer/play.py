@@ -57,11 +57,13 @@ class Conditions:
         vectors = self._blocks[number]
         return [vectors[at : at + VECTORS] for at in range(0, len(vectors), VECTORS)]
 
-    def head(self, number: int, x: Tensor, previous: Tensor) -> Tensor:
-        """As `Generator.latent`, on tokens. x: [frames, tokens, dim]. previous: [frames, tokens, width]."""
+    def head(self, number: int, x: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
+        """As `Generator.latent`, on tokens. x: [frames, tokens, dim]. previous, noisy: [frames, tokens, width], the
+        latter dimmed by its noise.
+        """
         shift, scale = self._head[number]
-        change: Tensor = self._generator.head(F.layer_norm(x, x.shape[-1:]) * scale + shift)
-        return change + self._carry[number] * previous
+        hidden = F.layer_norm(x, x.shape[-1:]) * scale + shift
+        return self._generator.made(hidden, self._carry[number], previous, noisy)
 
 
 class Turns:
