@@ -25,7 +25,6 @@ from worldmodel.condition.start_picture import ClipVision, read_picture
 from worldmodel.errors import SpecError
 from worldmodel.families.family import FAMILIES, Playable
 from worldmodel.families.importing import Import
-from worldmodel.families.wan_world import WanWorld
 
 WEIGHTS = "weights/checkpoint.safetensors"
 PIECE = 1 << 22  # bytes
@@ -110,10 +109,8 @@ def _start_file(name: str) -> str:
 
 def _start(world: Playable, picture: Path, encoder: ClipVision | None) -> dict[str, Tensor]:
     """The tensors of a start, as a world file holds them."""
-    about = world.about
-    if not isinstance(world, WanWorld):
-        raise SpecError(f"{about.title} takes no start picture")
-    found = world.start(read_picture(picture, about.height, about.width), encoder)
+    with torch.inference_mode():
+        found = world.start_from(read_picture(picture, world.about.height, world.about.width), encoder)
     return {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous()
         for name, tensor in found.items()

@@ -103,6 +103,23 @@ def test_a_checkpoint_is_recognised_from_its_names(family):
     assert found == family
 
 
+@pytest.mark.parametrize("family", WORLDS)
+def test_a_world_starts_from_a_picture(family):
+    kind, spec = WORLDS[family]
+    torch.manual_seed(0)
+    world = kind(spec).eval().requires_grad_(False)
+    about, frames = world.about, []
+    for bright in (-1.0, 1.0):
+        start = world.start_from(torch.full((1, 3, about.height, about.width), bright), None)
+        shapes = world.state_shapes()
+        assert {name: (tuple(part.shape), part.dtype) for name, part in start.items()}.items() <= shapes.items()
+        noise = torch.randn(1, *about.noise_shape, generator=torch.Generator().manual_seed(0))
+        state = {**zero_state(world, 1), **start}
+        frame, _ = world(state, torch.zeros(1, about.action_dim), torch.zeros(1, 3, about.prompt_shape[1]), noise)
+        frames.append(frame)
+    assert not torch.equal(*frames)
+
+
 def test_a_checkpoint_of_no_known_family_says_which_there_are():
     with pytest.raises(CheckpointError, match=r"thing\.safetensors: of no known family \(.*waypoint"):
         recognise({"encoder.weight": (3, 3)}, {}, "thing.safetensors")

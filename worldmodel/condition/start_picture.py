@@ -53,6 +53,11 @@ def read_picture(path: Path, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
+def as_bytes(picture: Tensor) -> Tensor:
+    """uint8 [1, height, width, 3] of a picture [1, 3, height, width] in [−1, 1]."""
+    return ((picture + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+
+
 @torch.inference_mode()
 def channels(codec: Encoder, picture: Tensor, rows: int, columns: int, mask: int) -> Tensor:
     """What stands beside the latents of the first frames: [1, FRAMES, mask + latent channels, rows, columns].

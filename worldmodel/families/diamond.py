@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import SpecError
 from worldmodel.families.family import About, Button, Shapes, State, StateShapes
 
@@ -132,6 +133,10 @@ class DiamondWorld(nn.Module):
             "pictures": ((1, past, spec.height, spec.width, spec.img_channels), torch.uint8),
             "actions": ((1, past - 1), torch.int64),
         }
+
+    def start_from(self, picture: Tensor, encoder: ClipVision | None) -> State:
+        """The state after the picture, see `Playable`."""
+        return self.start(as_bytes(picture)[:, None])
 
     def start(self, pictures: Tensor) -> State:
         """The state after pictures uint8 [batch, frames, height, width, channels]; the first fills what is missing."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.start_picture import ClipVision
 from worldmodel.errors import CheckpointError
 from worldmodel.families.loading import load_strictly
 
@@ -72,6 +73,13 @@ class Playable(Protocol):
 
     def recache(self, state: State, prompt: Tensor) -> State:
         """The state under another prompt."""
+        ...
+
+    def start_from(self, picture: Tensor, encoder: ClipVision | None) -> State:
+        """What a state knows that starts from a picture [1, 3, height, width] in [−1, 1]; the rest of it is zero.
+
+        encoder: of image tokens, where the family attends to such.
+        """
         ...
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import SpecError
 from worldmodel.families.family import About, Button, Shapes, State, StateShapes, zero_state
 from worldmodel.families.open_oasis_dit import Dit, DitSpec, KeyValue
@@ -181,6 +182,11 @@ class OpenOasisWorld(nn.Module):
         for frame in range(pictures.shape[1]):
             state = remember(state, latents[:, frame], actions[:, frame])
         return state
+
+    def start_from(self, picture: Tensor, encoder: ClipVision | None) -> State:
+        """The state after the picture, see `Playable`."""
+        still = torch.zeros(1, 1, self.spec.dit.external_cond_dim, dtype=self.dit.external_cond.weight.dtype)
+        return self.start(as_bytes(picture)[:, None], still)
 
     def forward(self, state: State, action: Tensor, prompt: Tensor, noise: Tensor) -> tuple[Tensor, State]:
         """Make the next picture.

@@ -250,8 +250,8 @@ class WanWorld(nn.Module):
             return {"cross": image}
         return {"cross": text, "image": image} if transformer.image_dim else {"cross": text}
 
-    def start(self, picture: Tensor, encoder: start_picture.ClipVision | None) -> State:
-        """What a state knows that starts from a picture [1, 3, height, width] in [−1, 1]; the rest of it is zero."""
+    def start_from(self, picture: Tensor, encoder: start_picture.ClipVision | None) -> State:
+        """The picture's channels and tokens, see `Playable`."""
         spec, found = self.spec, {}
         if not spec.picture_channels and not spec.transformer.image_dim:
             raise SpecError(f"{spec.title} takes no start picture")

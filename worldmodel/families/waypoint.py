@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.families import waypoint_ae
 from worldmodel.families.family import About, Button, Shapes, State, StateShapes, zero_state
@@ -108,6 +109,12 @@ class WaypointWorld(nn.Module):
     def recache(self, state: State, prompt: Tensor) -> State:
         """The public engine renews nothing either: a new prompt is felt through the cross-attention alone."""
         return state
+
+    def start_from(self, picture: Tensor, encoder: ClipVision | None) -> State:
+        """The state after the picture, see `Playable`."""
+        like = self.model.unpatchify.weight
+        still, nothing = like.new_zeros(1, 1, self.about.action_dim), like.new_zeros(1, *self.about.prompt_shape)
+        return self.start(as_bytes(picture)[:, None], still, nothing)
 
     def start(self, pictures: Tensor, actions: Tensor, prompt: Tensor) -> State:
         """The state after real pictures, uint8 [batch, frames, height, width, 3], and the actions of each."""
