@@ -277,7 +277,7 @@ def test_a_start_shows_one_scene_and_says_which(files):
 def test_a_tick_is_a_short_list_of_operations(files):
     """With few tokens a tick costs as much as its operations are many; this one has one block."""
     tick = onnx.load_model_from_string(World.open(files["fp32"]).read("tick.onnx"))
-    assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < 60 * SPEC.schedule.passes + 180
+    assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < 65 * SPEC.schedule.passes + 200
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
