@@ -1,4 +1,4 @@
-"""`worldloop train codec|world|prompt`: the stages of making a world, each resumable and bounded in time."""
+"""`worldloop train codec|world|judge|prompt`: the stages of making a world, each resumable and bounded in time."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def world(
 
     figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured)
     _report(out / "world.safetensors", figures, as_json)
+
+
+@app.command()
+def judge(
+    data: Data, out: Out, steps: Annotated[int, typer.Option(min=1, help="training steps")] = 400,
+    frames: Annotated[int, typer.Option(min=400, help="frames to train on")] = 14_000, seed: Seed = 0,
+    resume: Resume = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the networks that 'worldloop eval' judges a world of this environment by: some minutes on one core."""
+    from worldmodel.train.judge.train import train_judge
+
+    _report(out, train_judge(data, out, steps, frames, seed, resume), as_json)
 
 
 @app.command()
