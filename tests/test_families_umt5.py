@@ -41,3 +41,11 @@ def test_text_is_cleaned_as_in_training():
 def test_a_folder_without_an_encoder_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="no text encoder in"):
         Umt5.load(tmp_path)
+
+
+def test_weights_of_something_else_are_refused(folder):
+    from safetensors.torch import save_file
+
+    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not a UMT5 encoder: .*is missing"):
+        Umt5.load(folder)

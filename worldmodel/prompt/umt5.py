@@ -35,10 +35,15 @@ class Umt5:
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"no text encoder in {folder}: expected config.json, weights and tokenizer.json")
         try:
-            model = UMT5EncoderModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            loaded: Any = UMT5EncoderModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: not a UMT5 encoder: {str(error).splitlines()[0]}") from error
+        model, found = loaded
+        if found["missing_keys"]:
+            raise CheckpointError(f"{folder}: not a UMT5 encoder: {sorted(found['missing_keys'])[0]} is missing")
         return Umt5(model.eval().requires_grad_(False), tokenizer, rows)
 
     @torch.inference_mode()
