@@ -29,8 +29,9 @@ class RealWindow:
         self.folder, self.size = folder, size
         self._display, numbers = os.pipe()
         screen = f"{size[0]}x{size[1]}x24"
+        # -noreset: it would begin anew, keyboard and all, when a screenshot is the first client to come and go.
         self._xvfb = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(numbers), "-screen", "0", screen, "-nolisten", "tcp"],
+            ["Xvfb", "-displayfd", str(numbers), "-screen", "0", screen, "-nolisten", "tcp", "-noreset"],
             pass_fds=[numbers], stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(numbers)

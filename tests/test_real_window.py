@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from real_window import MISSING, RealWindow, records_so_far
+from tiny_world import HEIGHT, write_tiny
 
-from runtime.replay import open_replay, play_again
+from runtime.replay import Recorder, open_replay, play_again
 from runtime.saves import thumbnail, unpack_slot
 from runtime.session import Session
 from runtime.world import World
@@ -131,3 +132,35 @@ def test_a_person_walks_turns_taps_prompts_saves_rewinds_and_loads(tmp_path):
 def where(shown: np.ndarray, frames: list[np.ndarray], span: range) -> int:
     """Which of the session's frames is on the screen."""
     return next(tick for tick in span if np.array_equal(frames[tick], shown))
+
+
+def test_a_replay_is_watched_paused_sought_stepped_and_left_in_a_window(tmp_path):
+    """At 5 ticks a second and paused, so that it does not matter how late keys come on a busy machine."""
+    world, path = write_tiny(tmp_path / "slow.world", tick_hz=5), tmp_path / "game.replay"
+    session, ticks = Session(World.open(world), backend="onnxruntime", threads=1), {}
+    recorder = Recorder(path, session, str(world))
+    for tick in range(1, 1001):
+        frame = session.tick({"gas"})
+        recorder.tick(session, frame)
+        ticks[frame[0, :, 0].tobytes()] = tick  # all rows of a frame are alike
+    recorder.close()
+    assert len(ticks) == 1000
+
+    cell = 640 // HEIGHT
+    with RealWindow(tmp_path, "replay", path, "--from", "30", "--json", size=(4 * cell, 8 * cell)) as window:
+
+        def shown() -> int:
+            """The tick on the screen, 0 for none. Texts are above and below the middle."""
+            return ticks.get(window.screenshot()[4 * cell, cell // 2 :: cell, 0].tobytes(), 0)
+
+        window.wait("the beginning", lambda: shown() > 30)
+        window.do("key", "p")
+        window.wait("the pause", lambda: (window.screenshot()[:30] == 255).all(-1).any())  # letters
+        here = shown()
+        for key, tick in (("Right", here + 25), ("Left", here), ("period", here + 1)):  # 5 s on and back, a step
+            window.do("key", key)
+            window.wait(f"{key} to {tick}", lambda tick=tick: shown() == tick)
+        window.do("key", "Escape")
+        code, out, err = window.finished()
+    assert code == 0, err
+    assert json.loads(out)["first_difference"] is None
