@@ -4,11 +4,13 @@
 gas left                           names separated by spaces
                                    an empty line: a tick with nothing pressed
 @prompt a red road in white snow   switches the prompt at the next line's tick
+@blend 8 lava                      the same, but reaches it in 8 ticks
 gas                                # comments may follow actions, too
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,11 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """One tick. prompt: what to switch to before it, None to go on as before."""
+    """One tick. prompt: what to switch to before it, None to go on as before. over: ticks that the switch takes."""
 
     actions: frozenset[str] = frozenset()
     prompt: str | None = None
+    over: int = 1
 
 
 def read_actions(path: Path, manifest: Manifest) -> list[Line]:
@@ -47,6 +50,7 @@ def read_actions(path: Path, manifest: Manifest) -> list[Line]:
 def parse_actions(text: str, manifest: Manifest, where: str) -> list[Line]:
     ticks: list[Line] = []
     prompt: str | None = None
+    over = 1
     known = frozenset(manifest.action_names)
     rows = text.split("\n")
     if rows[-1].strip() == "":
@@ -56,7 +60,7 @@ def parse_actions(text: str, manifest: Manifest, where: str) -> list[Line]:
         if line.startswith("#"):
             continue
         if line.startswith("@"):
-            prompt = _prompt(line, f"{where}:{number}")
+            prompt, over = _prompt(line, f"{where}:{number}")
             continue
         actions = frozenset(line.split("#")[0].split())
         if unknown := sorted(actions - known):
@@ -64,17 +68,24 @@ def parse_actions(text: str, manifest: Manifest, where: str) -> list[Line]:
             raise ActionsFileError(
                 f"{where}:{number}: no action {unknown[0]!r:.80} in world {manifest.name!r}; it has: {has}"
             )
-        ticks.append(Line(actions, prompt))
-        prompt = None
+        ticks.append(Line(actions, prompt, over))
+        prompt, over = None, 1
     if prompt is not None:
         raise ActionsFileError(f"{where}: the last @prompt has no tick after it: add a line (it may be empty)")
     return ticks
 
 
-def _prompt(line: str, where: str) -> str:
+def _prompt(line: str, where: str) -> tuple[str, int]:
+    """What a line that begins with @ says: a text, and in how many ticks it is reached."""
     word, _, text = line.partition(" ")
-    if word != "@prompt":
-        raise ActionsFileError(f"{where}: {word!r:.80} is not known here, only '@prompt TEXT'")
+    if word not in ("@prompt", "@blend"):
+        raise ActionsFileError(f"{where}: {word!r:.80} is not known here, only '@prompt TEXT' and '@blend TICKS TEXT'")
+    over = 1
+    if word == "@blend":
+        count, _, text = text.strip().partition(" ")
+        if not re.fullmatch(r"[1-9]\d{0,5}", count):
+            raise ActionsFileError(f"{where}: @blend needs a number of ticks before the text, got {count!r:.80}")
+        over = int(count)
     if not text.strip() or len(text) > MAX_TEXT:
-        raise ActionsFileError(f"{where}: @prompt needs a text of 1 to {MAX_TEXT} characters")
-    return text.strip()
+        raise ActionsFileError(f"{where}: {word} needs a text of 1 to {MAX_TEXT} characters")
+    return text.strip(), over

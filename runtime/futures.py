@@ -16,6 +16,7 @@ from runtime.backends import usable_backends
 from runtime.errors import BackendError
 from runtime.noise import tick_noise
 from runtime.parity import pattern, psnr_of, relative_error
+from runtime.prompt import embed_prompt
 from runtime.session import Session
 from runtime.world import State, World
 
@@ -60,7 +61,7 @@ def futures(world: World, ticks: int = TICKS, threads: int | None = None) -> lis
     reference, reseeded = (Future(Session(world, backend="torch", seed=seed, threads=threads)) for seed in (0, 1))
     others = [Future(session) for session in sessions(world, threads)]
     manifest = world.manifest
-    embedding = reference.session.backend.embed(reference.session.prompt)
+    embedding = embed_prompt(reference.session.backend, reference.session.prompt)
     for tick in range(ticks):
         keys, before = pattern(manifest.action_names, tick), reference.session.peek()
         frame = reference.session.tick(keys)

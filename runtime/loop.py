@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +17,7 @@ from runtime.clock import Clock
 from runtime.errors import PromptError, SnapshotError, UsageError
 from runtime.governor import SKIPPED_AT_MOST, Governor, Pipe, Wishes
 from runtime.presenters import Presenter
+from runtime.prompt import way_to
 from runtime.replay import Recorder
 from runtime.saves import Saves
 from runtime.session import Session
@@ -153,7 +155,8 @@ def play_script(
     for number in range(ticks):
         line = script[number] if number < len(script) else Line()
         if line.prompt is not None:
-            session.set_prompt(line.prompt)
+            desk.turn(session, line.prompt, line.over)
+        desk.before_tick(session)
         begun = now()
         frame = session.tick(line.actions)
         report.tick_s.append(now() - begun)
@@ -170,7 +173,8 @@ def play_script(
 class Desk:
     """Where a game is written down: the replay, if one is made, the saved games and the autosave.
 
-    slot: the name that save and load mean. went_elsewhere: the session has moved in time since the last tick.
+    slot: the name that save and load mean. went_elsewhere: the session has moved in time since the last tick. blend:
+    ticks in which a prompt that is asked for is reached. way: the prompts of the next ticks.
     """
 
     recorder: Recorder | None = None
@@ -178,6 +182,8 @@ class Desk:
     wall_time: Callable[[], float] = time.time
     slot: str = "quick"
     went_elsewhere: bool = False
+    blend: int = 1
+    way: deque[str] = field(default_factory=deque)
 
     def record(self, session: Session, frame: np.ndarray) -> None:
         if self.recorder:
@@ -190,7 +196,17 @@ class Desk:
         """The game goes on from wherever it was moved to: the replay needs to know where that is."""
         if self.went_elsewhere and self.recorder:
             self.recorder.restored(session.snapshot(), session)
+        if self.went_elsewhere:
+            self.way.clear()
         self.went_elsewhere = False
+        if self.way and (prompt := self.way.popleft()) != session.prompt:
+            session.set_prompt(prompt)
+
+    def turn(self, session: Session, text: str, over: int) -> None:
+        """Turn the world towards a text in so many ticks, from the next one on."""
+        way = way_to(session.prompt, text, over)
+        session.set_prompt(way[0])
+        self.way = deque(way)
 
     def resume(self, session: Session) -> str | None:
         """After a crash: go on from the autosave. Says so, or None if the last game ended as it should."""
@@ -223,11 +239,12 @@ class Desk:
 
     def _prompt(self, session: Session, screen: Screen, text: str) -> None:
         self.before_tick(session)
-        session.set_prompt(text)
+        self.turn(session, text, self.blend)
 
     def _restart(self, session: Session, screen: Screen, text: str) -> None:
         session.restart()
         self.went_elsewhere = False
+        self.way.clear()
         if self.recorder:
             self.recorder.restarted(session)
 
@@ -251,6 +268,7 @@ class Desk:
             return
         slot = self.saves.load(session, self.slot)
         self.went_elsewhere = False
+        self.way.clear()
         if self.recorder:
             self.recorder.restored(slot.snapshot, session)
         screen.notify(f"loaded tick {session.tick_number} of {self.slot!r}", slot.thumbnail)

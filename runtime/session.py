@@ -15,6 +15,7 @@ from runtime.backends import Backend, load_backend
 from runtime.backends.graphs import GraphBackend, aligned_zeros
 from runtime.errors import UsageError
 from runtime.noise import tick_noise
+from runtime.prompt import embed_prompt
 from runtime.timeline import REWIND_SECONDS, STATES_AT_LEAST, Moment, Step, Timeline
 from runtime.worker import Finished, Worker
 from runtime.world import State, World
@@ -82,7 +83,7 @@ class Session:
         manifest = self.world.manifest
         chosen = manifest.start(start)
         text = prompt or (chosen.prompt if chosen else manifest.default_prompt)
-        embedding = self.backend.embed(text)
+        embedding = embed_prompt(self.backend, text)
         state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
         for name, tensor in self.world.start_state(start).items():
             state[name][...] = tensor
@@ -151,8 +152,8 @@ class Session:
         return dict(self._state)
 
     def set_prompt(self, text: str) -> None:
-        """Turn the world towards another text, from the next tick on."""
-        embedding = self.backend.embed(text)
+        """Turn the world towards another text, or to a place between two (runtime/prompt.py), from the next tick on."""
+        embedding = embed_prompt(self.backend, text)
         self._arrive()
         self._state = self.backend.recache(self._state, embedding)
         self._embedding, self.prompt, self._undo = embedding, text, None

@@ -1,6 +1,4 @@
-"""What steers a world means what it says: cameras, tracks, action rows, prompts over time."""
-
-import math
+"""What steers a world means what it says: cameras, tracks, action rows."""
 
 import pytest
 import torch
@@ -17,7 +15,6 @@ from worldmodel.condition.camera import (
     step,
     to_camera,
 )
-from worldmodel.condition.prompts import PromptAt, PromptTrack, blend
 from worldmodel.condition.tracks import TrackHead, drawn, identity, track_map
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
@@ -144,31 +141,3 @@ def test_players_draw_each_for_themselves():
     places, seen, held = torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2).long()
     places, seen, held = drawn(places, seen, held, torch.tensor([[1, 0.5, 0.5], [0, 0.1, 0.1]]))
     assert seen.tolist() == [[True, False, False], [False] * 3] and held.tolist() == [1, 0]
-
-
-def one_hot(at: int) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.tensor([[at]]), 3).float()
-
-
-def test_a_prompt_holds_from_its_tick_on_and_a_switch_blends():
-    track = PromptTrack((PromptAt(0, one_hot(0)), PromptAt(10, one_hot(1)), PromptAt(20, one_hot(2), over=4)))
-    assert torch.equal(track.embedding(9), one_hot(0)) and torch.equal(track.embedding(10), one_hot(1))
-    assert torch.allclose(track.embedding(21), blend(one_hot(1), one_hot(2), 0.5))
-    assert torch.equal(track.embedding(23), one_hot(2))
-    changes = {tick: track.change(tick) for tick in range(30) if track.change(tick)}
-    assert changes == {0: "recache", 10: "recache", 20: "cross", 21: "cross", 22: "cross", 23: "recache"}
-
-
-def test_a_blend_keeps_the_length_and_ends_where_it_should():
-    a, b = one_hot(0), 3 * one_hot(1)
-    assert torch.allclose(blend(a, b, 0.0), a) and torch.allclose(blend(a, b, 1.0), b, atol=1e-6)
-    middle = blend(a, b, 0.5)
-    assert middle.norm().item() == pytest.approx(2.0, abs=1e-5)
-    assert middle[0, 0, 0].item() == pytest.approx(2 / math.sqrt(2), abs=1e-5)
-    assert torch.allclose(blend(a, torch.zeros_like(a), 0.25), 0.75 * a)  # a row that ends nowhere
-
-
-@pytest.mark.parametrize("entries", [(), ((5, 1),), ((0, 1), (0, 1)), ((0, 1), (9, 1), (4, 1)), ((0, 0),)])
-def test_prompts_out_of_order_are_refused(entries):
-    with pytest.raises(SpecError):
-        PromptTrack(tuple(PromptAt(tick, one_hot(0), over) for tick, over in entries))

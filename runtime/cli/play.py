@@ -45,6 +45,7 @@ def command(
         str, typer.Option(help="on a machine that is too slow: slow (the world), skip (frames), degrade (steps)")
     ] = "slow",
     answer: Annotated[str, typer.Option(help="how a key meets frames in flight: auto, rollback, late or off")] = "auto",
+    blend: Annotated[int, typer.Option(help="ticks in which a prompt typed in the window is reached", min=1)] = 1,
     rewind_mb: Annotated[float, typer.Option(help="memory for rewinding and branches, in a window", min=0)] = 256,
     seed: Seed = 0,
     threads: Threads = None,
@@ -73,7 +74,7 @@ def command(
             presenters.append(stack.enter_context(VideoFile(video, opened.manifest.tick_hz)))
         if frames:
             presenters.append(stack.enter_context(FramesFile(frames, wanted, frame_shape(opened, companion))))
-        desk = Desk()
+        desk = Desk(blend=blend)
         if record:
             desk.recorder = Recorder(record, session, world)
             stack.callback(desk.recorder.close)
