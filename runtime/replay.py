@@ -28,7 +28,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from runtime.backends import ON_GPU
 from runtime.backends.graphs import TICKS
+from runtime.cuda import gpu_name
 from runtime.errors import ReplayError
 from runtime.machine import cpu_name, versions
 from runtime.manifest import MAX_ACTIONS
@@ -47,7 +49,7 @@ TOLERANCE = (
 
 @dataclass(frozen=True)
 class Header:
-    """world: name or path it was opened by. device: the CPU's name. versions: of the packages that make the frames."""
+    """world: name or path it was opened by. device: the CPU's or GPU's name. versions: of packages that make frames."""
 
     format: int
     world: str
@@ -138,7 +140,7 @@ def describe(session: Session, world: str) -> Header:
         backend=backend.name,
         precision=backend.precision,
         threads=backend.threads,
-        device=cpu_name(),
+        device=(gpu_name() if backend.name in ON_GPU else None) or cpu_name(),
         versions=versions(),
         actions=list(manifest.action_names),
         tick_hz=manifest.tick_hz,
@@ -222,7 +224,7 @@ def execute(record: list[Any], names: list[str], session: Session) -> np.ndarray
 
 
 def same_machine(header: Header, session: Session) -> bool:
-    """Whether the same bytes can be expected: same backend, precision, threads, CPU and packages."""
+    """Whether the same bytes can be expected: same backend, precision, threads, device and packages."""
     now = describe(session, header.world)
     kept = ("backend", "precision", "threads", "device", "versions")
     return all(getattr(now, name) == getattr(header, name) for name in kept)

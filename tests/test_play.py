@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from runtime.actions_file import Line, parse_actions, read_actions
+from runtime.backends.mock import MockBackend
 from runtime.bindings import Controls
 from runtime.clock import Clock
 from runtime.errors import ActionsFileError, ReplayError, WorldloopError
@@ -249,6 +250,16 @@ def test_a_different_frame_is_far_away_from_another_machine_too(tmp_path):
     played = list(play_again(open_replay(tmp_path / "a.replay"), Session(World.open("mock"), seed=1)))
     assert all(agrees(p, exact=False) for p in played)
     assert not agrees(replace(played[15], frame=255 - played[15].frame), exact=False)
+
+
+def test_a_replay_of_another_gpu_is_of_another_machine(tmp_path, monkeypatch):
+    session = Session(World.open("mock"), backend=MockBackend(name="onnxruntime-cuda"))
+    monkeypatch.setattr("runtime.replay.gpu_name", lambda: "H200")
+    Recorder(tmp_path / "game.replay", session, "mock").close()
+    header = open_replay(tmp_path / "game.replay").header
+    assert header.device == "H200" and same_machine(header, session)
+    monkeypatch.setattr("runtime.replay.gpu_name", lambda: "A10")
+    assert not same_machine(header, session)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 9, 30])
