@@ -99,7 +99,9 @@ class Cuda:
         return round((total.value - free.value) / (1 << 20), 1)
 
     def free(self, address: int) -> None:
-        self._driver.cuMemFree_v2(_at(address))  # at exit the driver may be gone, so nobody asks for the result
+        # Any thread may collect garbage, and at exit the driver may be gone: nobody asks for the results.
+        self._driver.cuCtxSetCurrent(self._context)
+        self._driver.cuMemFree_v2(_at(address))
 
     def call(self, function: str, *arguments: Any) -> None:
         """One function of the driver; anything but success is an error."""

@@ -53,7 +53,7 @@ def process_age_s() -> float | None:
 def versions() -> dict[str, str]:
     """Versions of what a frame's bytes may depend on."""
     found = {"python": platform.python_version()}
-    for package in ("worldloop", "numpy", "onnxruntime", "openvino"):
+    for package in ("worldloop", "numpy", "onnxruntime", "openvino", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -194,6 +195,38 @@ def test_what_the_driver_refuses_is_an_error_with_its_words():
     driver.cuMemAlloc_v2 = lambda pointer, nbytes: 2
     with pytest.raises(BackendError, match=r"refuses cuMemAlloc: out of memory \(error 2\)"):
         Memory(cuda, 100)
+
+
+def test_torch_plays_what_it_cannot_record(caplog):
+    native, torch_cuda, spec = (
+        pytest.importorskip(name) for name in ("worldmodel.tick", "runtime.backends.torch_cuda", "worldmodel.spec")
+    )
+    torch = pytest.importorskip("torch")
+    small = spec.WorldSpec(
+        name="small", height=16, width=16, tick_hz=25, actions=("gas",), keys={"gas": ["w"]}, environment="fake",
+        window=2, generator=spec.GeneratorSpec(dim=32, depth=1, heads=2),
+        codec=spec.CodecSpec(
+            channels=4, encoder_width=8, encoder_blocks=1, decoder_widths=(8, 8), decoder_blocks=(1, 1)
+        ),
+    )  # fmt: skip
+    model = native.World(small).eval().requires_grad_(False)
+
+    def refuse(function, arguments):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    backend = torch_cuda.TorchGpuBackend(
+        model, torch.device("cpu"), partial(native.tick, model), None, 1, 1, "fp32", refuse
+    )
+    state = {
+        name: np.zeros(shape, str(dtype).removeprefix("torch."))
+        for name, (shape, dtype) in native.state_shapes(small).items()
+    }
+    noise = np.zeros((1, small.schedule.noises, *small.latent_shape), np.float32)
+    prompt = np.zeros((1, small.prompt_tokens, small.prompt_dim), np.float32)
+    frame, after = backend.tick(state, np.ones((1, 1), np.float32), prompt, noise, {})
+    assert frame.shape == (1, 16, 16, 3) and int(np.asarray(after["frame"])[0]) == 1
+    (record,) = caplog.records
+    assert "without a CUDA graph on torch-cuda (operation not permitted when stream is capturing)" in record.message
 
 
 def test_captured_work_is_launched_as_one():

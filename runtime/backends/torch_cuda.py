@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.backends import Backend, check_precision
+from runtime.backends import Backend, check_precision, notice
+from runtime.backends.graphs import first_line
 from runtime.backends.imported import Kept, load_family
 from runtime.backends.torch import Tick, compiled, native_world
 from runtime.errors import BackendError
@@ -89,9 +90,18 @@ class TorchGpuBackend:
             self._tensor(array) for array in (action, prompt, noise, *(state[name] for name in self._names))
         )
         if self._program is None:
-            self._program = self.record(self._flat, arguments) if self.record else self._flat
+            self._program = self._recorded(arguments)
         frame, *parts = self._program(*arguments)
         return frame.cpu().numpy(), outside(dict(zip(self._names, parts, strict=True)))
+
+    def _recorded(self, arguments: tuple[Tensor, ...]) -> Program:
+        if self.record is None:
+            return self._flat
+        try:
+            return self.record(self._flat, arguments)
+        except RuntimeError as error:  # something in it waits for the GPU, or brings numbers from the host
+            notice(f"the tick runs without a CUDA graph on {self.name} ({first_line(error)})")
+            return self._flat
 
     def _flat(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The tick over a flat list of tensors."""
