@@ -14,9 +14,11 @@ pytest.importorskip("torch")
 pytest.importorskip("gymnasium")
 
 from worldmodel.train import evaluate_car
+from worldmodel.train.drift import collapsed, drift
 from worldmodel.train.envs import captions
 from worldmodel.train.envs.car_racing import CarRacing
-from worldmodel.train.evaluate import Settings, collapsed, drift, evaluate, horizontal_shift, summary
+from worldmodel.train.evaluate import Settings, evaluate, horizontal_shift, summary
+from worldmodel.train.judge.judge import Judge
 from worldmodel.train.playable import Frames, Held, RealGame
 
 SIZE = 64
@@ -87,13 +89,25 @@ def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
         assert turns[key]["sign"] == turns[key]["sign_real"] > 0.95
         assert turns[key]["speed"] == pytest.approx(1) and turns[key]["response_ticks"] == 0
     assert len(rows) == 8
-    assert set(evaluate_car.coasting(Frozen(), SIZE, 0, 2).values()) == {1.0}
-    figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None)
+    coasting = evaluate_car.coasting(Frozen(), SIZE, 0, 2)
+    assert coasting.pop("intervals") == {"coasts": (1, 1), "stands": (1, 1)} and set(coasting.values()) == {1.0}
+    judge = Judge.of("car_racing")
+    figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None, judge)
     assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0
     assert figures["speed_ratio"] == pytest.approx(1) and figures["bends_ratio"] == pytest.approx(1)
     figures = drift(real, made, 120)
     assert figures["collapsed"] == figures["collapsed_real"]
-    assert all(stretch["distance"] == stretch["distance_real"] for stretch in figures["drift"])
+    for name in ("distance", "frechet", "keys"):
+        assert all(stretch[name] == stretch[f"{name}_real"] for stretch in figures["drift"]), name
+    assert all(stretch["flow_ratio"] == 1 for stretch in figures["drift"])
+    assert figures["frechet_kept"] == figures["frechet_kept_real"]
+    assert real.seen is not None
+    noisy = (
+        real.seen
+        + np.random.default_rng(0).normal(0, 3, real.seen.shape) * (np.arange(len(real.seen)) >= 12)[:, None, None]
+    )
+    worse = drift(real, replace(made, seen=noisy), 120)
+    assert worse["frechet_end"] > 1.5 * figures["frechet_end"], "what the eye sees drift is drift"
     grey = replace(made, sharpness=made.sharpness / 4, contrast=made.contrast / 4)
     assert collapsed(grey, real, 6) == 2, "grey from the first tick is collapsed, too"
 
@@ -122,14 +136,21 @@ def test_an_evaluation_has_every_field_and_a_page(tmp_path: Path) -> None:
     figures = found["scenes"]["car_racing"]
     named = (
         "on_road on_road_real stall turn_speed psnr_next psnr_copy psnr_codec follow follow_ceiling turn_sign "
-        "turn_sign_real response_ticks motion_ratio drift drift_ratio collapsed"
+        "turn_sign_real response_ticks motion_ratio drift drift_ratio collapsed rollouts ssim_next perceptual_next "
+        "flow_ratio keys keys_real keys_share keys_over_chance frechet_end frechet_kept memory diversity"
     )
     assert not set(named.split()) - set(figures)
-    assert figures["psnr_next"] == figures["psnr_copy"] and figures["motion_ratio"] == 0
+    for name in ("psnr", "ssim", "perceptual"):
+        assert figures[f"{name}_next"] == figures[f"{name}_copy"] != figures[f"{name}_codec"]
+        low, high = figures["intervals"][f"{name}_next"]
+        assert low <= figures[f"{name}_next"] <= high
+    assert figures["motion_ratio"] == 0 and figures["flow_ratio"] < 0.01 and figures["keys_over_chance"] < 0.4
+    assert figures["memory"] == figures["diversity"] == 0
     assert figures["follow"] == 0 and figures["follow_ceiling"] == pytest.approx(1)
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(found))
     page = (tmp_path / "report" / "index.html").read_text()
-    for picture in ("followed.png", "steering.png", "driven.png", "prompts.png"):
+    shown = "followed steering driven prompts circle diversity car_racing-1 car_racing-2 car_racing-3 car_racing-4"
+    for picture in (f"{name}.png" for name in shown.split()):
         assert picture in page and (tmp_path / "report" / picture).stat().st_size > 1000
     assert "on_road" in summary(found)
 

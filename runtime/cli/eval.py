@@ -28,6 +28,7 @@ def command(
     ticks: Annotated[int, typer.Option(help="length of the long drive", min=50)] = 2000,
     rollouts: Annotated[int, typer.Option(help="players of every trial", min=1)] = 16,
     report: Annotated[Path | None, typer.Option(help="folder for report.json, index.html and pictures")] = None,
+    judge: Annotated[Path | None, typer.Option(help="a judge by 'train judge' (default: the environment's)")] = None,
     seed: Seed = 0,
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -36,10 +37,12 @@ def command(
 ) -> None:
     """Try a world on tracks, colours and words that it was not trained on, beside the real environment."""
     from worldmodel.train import evaluate as trials
+    from worldmodel.train.judge.judge import Judge
 
     playable, adapter, size = _open(world, backend, threads, precision)
     settings = trials.Settings(adapter, size, seed, ticks, rollouts)
-    found = trials.evaluate(playable, settings, data, report, lambda text: print(text, file=sys.stderr))
+    judging = Judge.load(judge) if judge else None
+    found = trials.evaluate(playable, settings, data, report, lambda text: print(text, file=sys.stderr), judging)
     finish({"world": world, **found}, json, trials.summary(found))
 
 

@@ -18,19 +18,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
-from worldmodel.train import evaluate_car, measure
+from worldmodel.train import evaluate_car, evaluate_places, measure
 from worldmodel.train.dataset import Dataset, Episode, write_json
-from worldmodel.train.evaluate_car import SAMPLED, SHOWN, Drive, Progress
+from worldmodel.train.drift import drift
+from worldmodel.train.evaluate_car import SHOWN, Progress
+from worldmodel.train.intervals import Statistic, interval, ratio_interval
+from worldmodel.train.judge.hands import AFTER, BEFORE, balanced_accuracy, flow_strength, movements
+from worldmodel.train.judge.judge import Judge
+from worldmodel.train.judge.similarity import ssim
 from worldmodel.train.playable import Playable
 from worldmodel.train.record import Recording, prepare, record
-from worldmodel.train.report import Picture, write_report
+from worldmodel.train.report import Curve, Picture, write_report
 
 FOLLOWED = 100  # ticks of recorded keys that a generated game is compared over
 RECORDED = 375  # frames to record per player
 NEXT_FRAMES = 16  # next-frame predictions per player, spread over all episodes
-BIN = 500  # ticks that drift is told for
-WORSE = 1.5  # a player has collapsed where sharpness or contrast is this many times below its first ticks' …
-LOST = 2.5  # … or this many times below the real game's
+
+
+CURVES = (
+    ("drift, Fréchet distance of the eye's features from real frames", "spreads of real frames",
+     {"generated": "frechet", "real": "frechet_real"}),
+    ("drift, distance of gradient histograms from real frames", "spreads of real frames",
+     {"generated": "distance", "real": "distance_real"}),
+    ("motion, sharpness and contrast kept", "generated over real",
+     {"optical flow": "flow_ratio", "sharpness": "sharpness_ratio", "contrast": "contrast_ratio"}),
+    ("keys told from the picture", "balanced accuracy", {"generated": "keys", "real": "keys_real"}),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,18 @@ def evaluate(
     data: Path | None = None,
     report: Path | None = None,
     progress: Progress = lambda text: None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Try a world; returns the figures by scene, and writes report.json, index.html and pictures into `report`.
 
     data: a recorded data set to compare with; without one, fresh episodes are recorded by `settings.seed`.
+    judge: without one, the one that ships for the environment; where none does, its figures are left out.
     """
+    judge = judge or Judge.of(settings.adapter)
+    if judge is None:
+        progress(f"no judge for {settings.adapter} yet ('worldloop train judge'): no features, no keys, no diversity")
+    elif judge.actions != world.actions:
+        raise DatasetError(f"the judge knows the keys {list(judge.actions)}, the world has {list(world.actions)}")
     with tempfile.TemporaryDirectory(prefix="worldloop-eval-") as folder:
         if data is None:
             progress("recording held-out episodes")
@@ -67,19 +87,40 @@ def evaluate(
         pictures: list[Picture] = []
         for name, episodes in _by_scene(dataset).items():
             progress(f"{name}: next frames")
-            scenes[name] = next_frames(world, dataset, episodes, settings)
+            scenes[name] = {"rollouts": settings.rollouts, "intervals": {}}
+            _add(scenes[name], next_frames(world, dataset, episodes, settings, judge))
             progress(f"{name}: following recorded keys")
-            figures, followed = follow(world, dataset, episodes, settings)
-            scenes[name] |= figures
+            figures, followed = follow(world, dataset, episodes, settings, judge)
+            _add(scenes[name], figures)
             pictures.append(followed)
     found: dict[str, Any] = {"scenes": scenes}
     if settings.adapter == "car_racing":
-        found |= _try_car(world, settings, scenes["car_racing"], pictures, progress)
-    found["settings"] = vars(settings) | {"same_colour": evaluate_car.SAME_COLOUR}
+        found |= _try_car(world, settings, scenes["car_racing"], pictures, progress, judge)
+    found["settings"] = vars(settings) | {"same_colour": evaluate_car.SAME_COLOUR, "judge": judge and judge.about}
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
         write_json(report / "report.json", found)
-        write_report(report, found, pictures)
+        write_report(report, found, pictures, curves(scenes))
+    return found
+
+
+def _add(scene: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Add a trial's figures to a scene's, and their intervals to its intervals."""
+    scene["intervals"] |= figures.pop("intervals", {})
+    scene |= figures
+
+
+def curves(scenes: dict[str, dict[str, Any]]) -> list[Curve]:
+    """What the report plots over ticks, of every scene that has a long drive."""
+    found = []
+    for name, figures in scenes.items():
+        bins = figures.get("drift", [])
+        for title, unit, lines in CURVES:
+            shown = {label: [entry.get(key) for entry in bins] for label, key in lines.items()}
+            if bins and any(value is not None for values in shown.values() for value in values):
+                bands = {"generated": [entry.get("frechet_interval") for entry in bins]} if "Fr" in title else {}
+                ticks = [(entry["from"] + entry["to"]) / 2 for entry in bins]
+                found.append(Curve(f"{name}-{len(found) + 1}.png", f"{name}: {title}", unit, ticks, shown, bands))
     return found
 
 
@@ -118,6 +159,7 @@ class Clip:
     frames: NDArray[np.uint8]  # [n, height, width, 3]
     actions: NDArray[np.bool_]  # [n, actions]
     prompt: str
+    episode: int
 
 
 def _clips(
@@ -136,14 +178,18 @@ def _clips(
         if scene.min() == scene.max():
             caption = dataset.scenes(episode.shard)[scene[0]]["captions"][0]
             actions = dataset.read(rows[0], "actions", *rows[1:]).astype(bool)
-            clips.append(Clip(dataset.read(rows[0], "frames", *rows[1:]), actions, caption))
+            clips.append(Clip(dataset.read(rows[0], "frames", *rows[1:]), actions, caption, episode.number))
     if not clips:
         raise DatasetError(f"{dataset.folder}: no {length} frames in a row within one scene; record longer episodes")
     return clips
 
 
-def next_frames(world: Playable, dataset: Dataset, episodes: Sequence[Episode], settings: Settings) -> dict[str, float]:
-    """PSNR of the next frame, of repeating the last, and of the codec alone; errors of all frames pooled."""
+def next_frames(
+    world: Playable, dataset: Dataset, episodes: Sequence[Episode], settings: Settings, judge: Judge | None = None
+) -> dict[str, Any]:
+    """The next frame from real history, the last one repeated, and the true one through the codec: PSNR (errors of
+    all frames pooled), SSIM and the eye's distance, with intervals over the episodes.
+    """
     rng = np.random.default_rng([settings.seed, 1])
     real, made, before = [], [], []
     clips = _clips(dataset, episodes, world.context + 1, NEXT_FRAMES * settings.rollouts, rng)
@@ -154,18 +200,36 @@ def next_frames(world: Playable, dataset: Dataset, episodes: Sequence[Episode], 
         made.append(game.tick(actions[:, -1]))
         real.append(frames[:, -1])
         before.append(frames[:, -2])
-    truth = np.concatenate(real)
-    return {
-        "psnr_next": measure.psnr(truth, np.concatenate(made)),
-        "psnr_copy": measure.psnr(truth, np.concatenate(before)),
-        "psnr_codec": measure.psnr(truth, world.through_codec(truth)),
-    }
+    truth, last = np.concatenate(real), np.concatenate(before)
+    group = np.unique([clip.episode for clip in clips], return_inverse=True)[1]
+    groups = int(group.max()) + 1
+    found: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for name, shown in (("next", np.concatenate(made)), ("copy", last), ("codec", world.through_codec(truth))):
+        found[f"psnr_{name}"] = measure.psnr(truth, shown)
+        scores = {"ssim": ssim(truth, shown)} | ({"perceptual": judge.distance(truth, shown)} if judge else {})
+        found |= {f"{kind}_{name}": float(score.mean()) for kind, score in scores.items()}
+        errors = np.square(truth.astype(np.float32) - shown).mean((1, 2, 3))
+        intervals[f"psnr_{name}"] = interval(_decibels(_mean_of(errors, group)), groups)
+        for kind, score in scores.items():
+            intervals[f"{kind}_{name}"] = interval(_mean_of(score, group), groups)
+    return found | {"intervals": intervals}
+
+
+def _mean_of(values: NDArray[np.floating], group: NDArray[np.intp]) -> Statistic:
+    """The mean of all values that belong to the chosen groups."""
+    sums, counts = np.bincount(group, values), np.bincount(group)
+    return lambda chosen: float(sums[chosen].sum() / counts[chosen].sum())
+
+
+def _decibels(error: Statistic) -> Statistic:
+    return lambda chosen: float(10 * np.log10(255**2 / max(error(chosen), 1e-9)))
 
 
 def follow(
-    world: Playable, dataset: Dataset, episodes: Sequence[Episode], settings: Settings
-) -> tuple[dict[str, float], Picture]:
-    """Play recorded keys: does the picture turn when the recording does, and move as much?
+    world: Playable, dataset: Dataset, episodes: Sequence[Episode], settings: Settings, judge: Judge | None = None
+) -> tuple[dict[str, Any], Picture]:
+    """Play recorded keys: does the picture turn when the recording does, move as much, and tell the keys?
 
     follow: correlation of the turn from frame to frame with the recording's, ticks 1 to 50. follow_ceiling: the same
     for the recording put through the codec.
@@ -181,14 +245,61 @@ def follow(
     coded = world.through_codec(early.reshape(-1, *early.shape[2:])).reshape(early.shape)
     turn = _turn_of(dataset.info.adapter)
     turns = [_between(part, turn) for part in (early, made[:50], coded)]
-    changes = [np.abs(np.diff(part[50:].astype(np.int16), axis=0)).mean() for part in (real, made)]
+    changes = [np.abs(np.diff(part[50:].astype(np.int16), axis=0)).mean((2, 3, 4)) for part in (real, made)]
+    flows = [_between(part[50:], flow_strength) for part in (real, made)]
     ticks = [tick for tick in SHOWN if tick <= FOLLOWED]
     rows = [[part[tick - 1, player] for tick in ticks] for player in range(min(4, len(clips))) for part in (real, made)]
-    return {
+    found: dict[str, Any] = {
         "follow": _correlation(turns[0], turns[1]),
         "follow_ceiling": _correlation(turns[0], turns[2]),
-        "motion_ratio": float(changes[1] / max(changes[0], 1e-6)),
-    }, Picture("followed.png", f"Recorded keys, real above generated, at ticks {ticks}", rows)
+        "motion_ratio": float(changes[1].mean() / max(changes[0].mean(), 1e-6)),
+        "flow_ratio": float(flows[1].mean() / max(flows[0].mean(), 1e-6)),
+        "intervals": {
+            "follow": interval(lambda chosen: _correlation(turns[0][:, chosen], turns[1][:, chosen]), len(clips)),
+            "motion_ratio": ratio_interval(changes[1], changes[0]),
+            "flow_ratio": ratio_interval(flows[1], flows[0]),
+        },
+    }
+    if judge:
+        shown = [frames, np.concatenate([frames[:, :now], made.swapaxes(0, 1)], 1)]
+        _add(found, keys_recovered(judge, actions, *shown, now))
+    return found, Picture("followed.png", f"Recorded keys, real above generated, at ticks {ticks}", rows)
+
+
+def keys_recovered(
+    judge: Judge, actions: NDArray[np.bool_], real: NDArray[np.uint8], made: NDArray[np.uint8], now: int
+) -> dict[str, Any]:
+    """Which keys do the hands name from generated frames, and which from real ones? Balanced accuracy per key.
+
+    actions: bool [players, ticks, keys]. real, made: uint8 [players, ticks, height, width, 3], equal before `now`.
+    keys_share: mean accuracy over that on real frames. Guessing gets about half; keys_over_chance is 0 there.
+    """
+    first = max(now, BEFORE + 1)  # the first tick that has movements enough before it
+    held = actions[:, first : actions.shape[1] - AFTER].swapaxes(0, 1)
+    told = []
+    for frames in (real, made):
+        moves = np.stack([movements(judge.adapter, player[first - BEFORE - 1 :]) for player in frames], 1)
+        told.append(judge.held(moves))
+    right = [balanced_accuracy(held, said) for said in told]
+
+    def accuracy(said: NDArray[np.bool_], chosen: NDArray[np.intp]) -> float:
+        return float(np.nanmean(balanced_accuracy(held[:, chosen], said[:, chosen])))
+
+    everyone = np.arange(len(actions))
+    ceiling, reached = (accuracy(said, everyone) for said in told)
+    return {
+        "keys": {
+            name: {"real": float(true), "generated": float(shown)}
+            for name, true, shown in zip(judge.actions, *right, strict=True)
+            if np.isfinite(true)
+        },
+        "keys_real": ceiling,
+        "keys_share": reached / ceiling,
+        "keys_over_chance": (reached - 0.5) / max(ceiling - 0.5, 1e-6),
+        "intervals": {
+            "keys_share": interval(lambda chosen: accuracy(told[1], chosen) / accuracy(told[0], chosen), len(actions))
+        },
+    }
 
 
 def _turn_of(adapter: str) -> Callable[[measure.Picture, measure.Picture], float]:
@@ -223,78 +334,57 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
 
 
-def drift(real: Drive, made: Drive, ticks: int) -> dict[str, Any]:
-    """How far the generated frames' statistics are from real ones, for each stretch of ticks; and collapsed players.
-
-    distance_real: of the real frames of the same stretch, driven by the same driver, from all real frames.
-    """
-    width = min(BIN, max(ticks // 4, SAMPLED)) // SAMPLED
-    truth = real.features.reshape(-1, real.features.shape[-1])
-    bins = []
-    for start in range(0, len(made.features) - width + 1, width):
-        stretch = slice(start, start + width)
-        distances = [
-            measure.feature_distance(truth, game.features[stretch].reshape(-1, truth.shape[1])) for game in (made, real)
-        ]
-        bins.append(
-            {
-                "from": start * SAMPLED,
-                "to": (start + width) * SAMPLED,
-                "distance": distances[0],
-                "distance_real": distances[1],
-                "sharpness_ratio": float(made.sharpness[stretch].mean() / real.sharpness[stretch].mean()),
-                "contrast_ratio": float(made.contrast[stretch].mean() / real.contrast[stretch].mean()),
-            }
-        )
-
-    def ratio(distance: str) -> float:
-        return float(max(stretch[distance] for stretch in bins) / max(bins[0][distance], 1e-6))
-
-    return {
-        "drift": bins,
-        "drift_ratio": ratio("distance"),
-        "drift_ratio_real": ratio("distance_real"),
-        "collapsed": collapsed(made, real, width),
-        "collapsed_real": collapsed(real, real, width),
-    }
-
-
-def collapsed(game: Drive, real: Drive, width: int) -> int:
-    """Players that in some stretch have lost much of the sharpness or contrast of their first, or most of the real
-    game's, whose colours are the same."""
-    lost = np.zeros(game.sharpness.shape[1], bool)
-    for made, true in ((game.sharpness, real.sharpness), (game.contrast, real.contrast)):
-        least = np.maximum(made[:width].mean(0) / WORSE, true.mean(0) / LOST)
-        for start in range(0, len(made) - width + 1, width):
-            lost |= made[start : start + width].mean(0) < least
-    return int(lost.sum())
-
-
 # -- what only a car can do -------------------------------------------------------------------------------------------
 
 
 def _try_car(
-    world: Playable, settings: Settings, figures: dict[str, Any], pictures: list[Picture], progress: Progress
+    world: Playable,
+    settings: Settings,
+    figures: dict[str, Any],
+    pictures: list[Picture],
+    progress: Progress,
+    judge: Judge | None,
 ) -> dict[str, Any]:
-    """All trials of evaluate_car.py; adds to the scene's figures and pictures and returns those of the prompts."""
+    """All trials of evaluate_car.py and evaluate_places.py; adds to the scene's figures and pictures and returns those
+    of the prompts.
+    """
     trial = (world, settings.size, settings.seed)
     progress("steering keys held")
     turns, rows = evaluate_car.steering(*trial, settings.rollouts)
     worst = min(turns, key=lambda key: turns[key]["sign"])
+    slowest = min(turns, key=lambda key: turns[key]["speed"])
+    latest = max(turns, key=lambda key: turns[key]["response_ticks"])
+    intervals = {key: turn.pop("intervals") for key, turn in turns.items()}
+    figures["intervals"] |= {
+        "turn_sign": intervals[worst]["sign"],
+        "turn_speed": intervals[slowest]["speed"],
+        "response_ticks": intervals[latest]["response_ticks"],
+    }
     figures |= {
         "turn_sign": turns[worst]["sign"],
         "turn_sign_real": turns[worst]["sign_real"],
-        "turn_speed": min(turn["speed"] for turn in turns.values()),
-        "response_ticks": max(turn["response_ticks"] for turn in turns.values()),
+        "turn_speed": turns[slowest]["speed"],
+        "response_ticks": turns[latest]["response_ticks"],
         "turns": turns,
     }
     pictures.append(
         Picture("steering.png", "Left held, then right: real above generated, ticks 1, 5, 10, 20, 30", rows)
     )
     progress("no key held")
-    figures |= evaluate_car.coasting(*trial, settings.rollouts)
-    driven, real, made = evaluate_car.closed_loop(*trial, settings.rollouts, settings.ticks, progress)
-    figures |= driven | drift(real, made, settings.ticks)
+    _add(figures, evaluate_car.coasting(*trial, settings.rollouts))
+    progress("a full circle")
+    remembered, rows = evaluate_places.memory(*trial, settings.rollouts)
+    _add(figures, remembered)
+    text = "A full circle: where it began and the same place again, in the real game, then in the generated one"
+    pictures.append(Picture("circle.png", text, rows))
+    if judge:
+        dreamt, rows = evaluate_places.diversity(*trial, settings.rollouts, judge, progress)
+        _add(figures, dreamt)
+        text = "After 100 ticks: real tracks in the same colours above; below, one beginning with different noise"
+        pictures.append(Picture("diversity.png", text, rows))
+    driven, real, made = evaluate_car.closed_loop(*trial, settings.rollouts, settings.ticks, progress, judge)
+    _add(figures, driven)
+    _add(figures, drift(real, made, settings.ticks))
     ticks = sorted(made.shown)
     players = range(settings.rollouts)
     pairs = [[shown[tick][i] for tick in ticks] for i in players for shown in (real.shown, made.shown)]
@@ -311,12 +401,12 @@ def _try_car(
 def summary(found: dict[str, Any]) -> str:
     """The figures as lines for people."""
     lines = []
-    for name, figures in found["scenes"].items():
-        lines.append(name)
-        lines += [f"  {key:<16} {_short(value)}" for key, value in figures.items()]
-    if "prompt" in found:
-        lines.append("prompt")
-        lines += [f"  {key:<16} {_short(value)}" for key, value in found["prompt"].items()]
+    for name, figures in [*found["scenes"].items(), ("prompt", found.get("prompt", {}))]:
+        intervals = figures.get("intervals", {})
+        lines += [name] if figures else []
+        for key, value in figures.items():
+            span = f" ({_short(intervals[key][0])} to {_short(intervals[key][1])})" if intervals.get(key) else ""
+            lines += [f"  {key:<18} {_short(value)}{span}"] if key != "intervals" else []
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from worldmodel.train import measure
 from worldmodel.train.envs import Keys, captions
 from worldmodel.train.envs.car_racing import CarRacing
+from worldmodel.train.intervals import mean_interval, ratio_interval
+from worldmodel.train.judge.hands import AFTER, BEFORE, flow_strength
+from worldmodel.train.judge.judge import Judge
 from worldmodel.train.measure import Motion, colour_errors, motion
 from worldmodel.train.pixel_driver import PixelDriver
 from worldmodel.train.playable import Frames, Game, Playable, RealGame
@@ -99,9 +103,9 @@ def held(*names: str) -> Keys:
 # -- a steering key, held ---------------------------------------------------------------------------------------------
 
 
-def steering(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict[str, dict[str, float]], Strip]:
+def steering(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict[str, dict[str, Any]], Strip]:
     """Hold left, then right: does the picture turn the right way, how fast, how soon? Also frames to look at."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     rows: Strip = []
     for key, sign in (("left", 1), ("right", -1)):
         starts = rolling_starts(world, size, np.random.default_rng([seed, 17]), rollouts)
@@ -109,11 +113,17 @@ def steering(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict
         real, made = (_hold(game, first, held(key), STEERED.stop) for game in games(world, starts, seed))
         turned_real, turned = (sign * _rotations(first, frames) for frames in (real, made))  # [ticks, players]
         steady = turned_real[10:20].mean(0)
+        later = _first(turned > steady / 4) - _first(turned_real > steady / 4)
         found[key] = {
             "sign": _mean(turned[STEERED] > TURNING),
             "sign_real": _mean(turned_real[STEERED] > TURNING),
             "speed": _mean(turned[STEERED]) / max(_mean(turned_real[STEERED]), 1e-6),
-            "response_ticks": _mean(_first(turned > steady / 4) - _first(turned_real > steady / 4)),
+            "response_ticks": _mean(later),
+            "intervals": {
+                "sign": mean_interval((turned[STEERED] > TURNING).astype(float)),
+                "speed": ratio_interval(turned[STEERED], turned_real[STEERED]),
+                "response_ticks": mean_interval(later.astype(float)),
+            },
         }
         players = range(min(2, rollouts))
         rows += [[frames[tick][i] for tick in (0, 4, 9, 19, 29)] for i in players for frames in (real, made)]
@@ -141,18 +151,19 @@ def _first(happened: NDArray[np.bool_]) -> NDArray[np.int64]:
 # -- no key -----------------------------------------------------------------------------------------------------------
 
 
-def coasting(world: Playable, size: int, seed: int, rollouts: int, ticks: int = 150) -> dict[str, float]:
+def coasting(world: Playable, size: int, seed: int, rollouts: int, ticks: int = 150) -> dict[str, Any]:
     """Let go of all keys at speed: the car must roll on at first and stand in the end."""
     starts = rolling_starts(world, size, np.random.default_rng([seed, 23]), rollouts)
     first = np.stack([start.frames[-1] for start in starts])
-    found = {}
+    found: dict[str, Any] = {}
     for name, game in zip(("_real", ""), games(world, starts, seed), strict=True):
         frames = _hold(game, first, held(), ticks)
         early, late = (
             [[move.stalled for move in moves] for moves in _moves(part)] for part in (frames[:8], frames[-8:])
         )
-        found[f"coasts{name}"] = _mean(np.mean(early, 0) < 0.3)
-        found[f"stands{name}"] = _mean(np.mean(late, 0) > 0.7)
+        rolled, stood = np.mean(early, 0) < 0.3, np.mean(late, 0) > 0.7
+        found |= {f"coasts{name}": _mean(rolled), f"stands{name}": _mean(stood)}
+    found["intervals"] = {"coasts": mean_interval(rolled.astype(float)), "stands": mean_interval(stood.astype(float))}
     return found
 
 
@@ -172,19 +183,25 @@ class Drive:
     rotation: NDArray[np.float64]
     forward: NDArray[np.float64]
     stalled: NDArray[np.bool_]  # gas was held for 15 ticks, and nothing moves
+    held: NDArray[np.bool_]  # [ticks, players, actions]
     features: NDArray[np.float64]  # [samples, players, features]
     sharpness: NDArray[np.float64]  # [samples, players]
     contrast: NDArray[np.float64]  # [samples, players]
+    flow: NDArray[np.float64]  # [samples, players], mean length of the optical flow
+    seen: NDArray[np.float64] | None = None  # [samples, players, features], what the judge's eye says
+    told: NDArray[np.bool_] | None = None  # [ticks, players, actions], what its hands say, of tick BEFORE + 1 on
     shown: dict[int, Frames] = field(default_factory=dict)
 
 
-def drive(game: Game, starts: Sequence[Start], ticks: int, progress: Progress) -> Drive:
+def drive(game: Game, starts: Sequence[Start], ticks: int, progress: Progress, judge: Judge | None = None) -> Drive:
     """Drive for some ticks by the picture alone."""
     drivers = [PixelDriver(start.road, start.grass) for start in starts]
     frames = np.stack([start.frames[-1] for start in starts])
     gas = np.zeros(len(starts), int)
-    rows: dict[str, list[object]] = {name: [] for name in ("on_road", "rotation", "forward", "stalled")}
-    statistics: dict[str, list[object]] = {name: [] for name in ("features", "sharpness", "contrast")}
+    rows: dict[str, list[object]] = {name: [] for name in ("on_road", "rotation", "forward", "stalled", "held")}
+    statistics: dict[str, list[Any]] = {name: [] for name in ("features", "sharpness", "contrast", "flow")}
+    moves: list[Any] = []
+    seen: list[Any] = []
     shown = {}
     for tick in range(1, ticks + 1):
         keys = np.stack([driver(frame) for driver, frame in zip(drivers, frames, strict=True)])
@@ -194,39 +211,62 @@ def drive(game: Game, starts: Sequence[Start], ticks: int, progress: Progress) -
             rows["rotation"].append([move.rotation for move in moved])
             rows["forward"].append([move.forward for move in moved])
             rows["stalled"].append((gas >= 15) & [move.stalled for move in moved])
+            moves.append([(move.rotation, move.forward, move.sideways) for move in moved])
         gas = np.where(keys[:, 2], gas + 1, 0)
-        frames = game.tick(keys)
+        rows["held"].append(keys)
+        before, frames = frames, game.tick(keys)
         if tick in SHOWN:
             shown[tick] = frames
         if tick % SAMPLED == 0:
             statistics["features"].append(measure.features(frames))
             statistics["sharpness"].append([measure.sharpness(frame) for frame in frames])
             statistics["contrast"].append([measure.contrast(frame) for frame in frames])
+            statistics["flow"].append([flow_strength(a, b) for a, b in zip(before, frames, strict=True)])
+            if judge:
+                seen.append(judge.describe(frames))
         if tick % 100 == 0:
             progress(f"drove {tick} of {ticks} ticks")
-    return Drive(**{name: np.array(values) for name, values in (rows | statistics).items()}, shown=shown)
+    return Drive(
+        **{name: np.array(values) for name, values in (rows | statistics).items()},
+        seen=np.array(seen) if judge else None,
+        told=judge.held(np.array(moves, np.float32)) if judge and len(moves) > BEFORE + AFTER else None,
+        shown=shown,
+    )
 
 
 def closed_loop(
-    world: Playable, size: int, seed: int, rollouts: int, ticks: int, progress: Progress
-) -> tuple[dict[str, object], Drive, Drive]:
+    world: Playable,
+    size: int,
+    seed: int,
+    rollouts: int,
+    ticks: int,
+    progress: Progress,
+    judge: Judge | None = None,
+) -> tuple[dict[str, Any], Drive, Drive]:
     """On-road share, stalls, speed and bends of the generated car beside the real one's."""
     rng = np.random.default_rng([seed, 5])
     starts = [driven_start(world, size, int(rng.integers(2**31))) for _ in range(rollouts)]
     real_game, made_game = games(world, starts, seed)
     progress("driving in the real game")
-    real = drive(real_game, starts, ticks, lambda text: None)
+    real = drive(real_game, starts, ticks, lambda text: None, judge)
     progress("driving in the generated game")
-    made = drive(made_game, starts, ticks, progress)
+    made = drive(made_game, starts, ticks, progress, judge)
     counted = slice(min(100, ticks // 5), 500)
-    figures: dict[str, object] = {
+    bends, bends_real = np.abs(made.rotation[counted]), np.abs(real.rotation[counted])
+    figures: dict[str, Any] = {
         "on_road": _mean(made.on_road[counted] >= 0.5),
         "on_road_real": _mean(real.on_road[counted] >= 0.5),
         "on_road_later": _mean(made.on_road[500:] >= 0.5) if ticks > 600 else None,
         "stall": _mean(made.stalled),
         "stall_real": _mean(real.stalled),
         "speed_ratio": _mean(made.forward[counted]) / max(_mean(real.forward[counted]), 1e-6),
-        "bends_ratio": _mean(np.abs(made.rotation[counted])) / max(_mean(np.abs(real.rotation[counted])), 1e-6),
+        "bends_ratio": _mean(bends) / max(_mean(bends_real), 1e-6),
+        "intervals": {
+            "on_road": mean_interval((made.on_road[counted] >= 0.5).astype(float)),
+            "stall": mean_interval(made.stalled.astype(float)),
+            "speed_ratio": ratio_interval(made.forward[counted], real.forward[counted]),
+            "bends_ratio": ratio_interval(bends, bends_real),
+        },
     }
     return figures, real, made
 
@@ -249,7 +289,7 @@ class Told:
         return float(np.median(self.errors[-8:]))
 
 
-def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) -> tuple[dict[str, object], list[Told]]:
+def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) -> tuple[dict[str, Any], list[Told]]:
     """Tell slowly rolling worlds held-out colours in held-out words: do they come, and how soon?"""
     rng = np.random.default_rng([seed, 31])
     told: list[Told] = []
@@ -267,12 +307,13 @@ def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) 
     final = np.array([one.final for one in told])
     arrived = [_settled(one.errors <= SAME_COLOUR) for one in told]
     reached = [tick for tick in arrived if tick is not None]
-    figures: dict[str, object] = {
+    figures: dict[str, Any] = {
         "recognised": _mean(final <= SAME_COLOUR),
         "ticks": float(np.median(reached)) if reached else None,
         "ticks_90": float(np.quantile(reached, 0.9)) if reached else None,
         "error_median": float(np.median(np.minimum(final, 200))),
         "prompts": len(told),
+        "intervals": {"recognised": mean_interval((final <= SAME_COLOUR).astype(float))},
     }
     return figures, told
 

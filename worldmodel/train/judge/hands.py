@@ -83,7 +83,7 @@ def flow(before: Picture, after: Picture) -> NDArray[np.float32]:
     """Optical flow in pixels, float32 [height, width, (right, down)], by dense inverse search (arXiv:1603.03590)."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     first, second = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (before, after))
-    return np.asarray(search.calc(first, second, None), np.float32)
+    return np.asarray(search.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
 
 
 def flow_strength(before: Picture, after: Picture) -> float:
