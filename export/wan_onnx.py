@@ -1,0 +1,170 @@
+"""The block of an imported Wan world as an ONNX graph: all passes of a steady tick, the commit, the decoder.
+
+Inputs `state.NAME`… and `noise`; outputs `next.NAME`… of what changes; the pictures are `next.queue`. One player. What
+the schedule and the cache decide is the same in every tick once the cache is full, so the graph holds it as constants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from worldmodel.cache import attention, base
+from worldmodel.cache.sink_window import SinkWindow
+from worldmodel.errors import SpecError
+from worldmodel.families import wan_transformer
+from worldmodel.families.wan_world import WanWorld
+from worldmodel.schedule import sampler
+
+OPSET = 18
+State = dict[str, Tensor]
+
+
+class BlockGraph(nn.Module):
+    """The block over a flat list of state tensors in the order of `names`; gives those of `changed`."""
+
+    def __init__(self, world: WanWorld, names: list[str], changed: list[str]) -> None:
+        super().__init__()
+        self.world, self.names, self.changed = world, names, changed
+
+    def forward(self, noise: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        after = block(self.world, dict(zip(self.names, state, strict=True)), noise)
+        return tuple(after[name] for name in self.changed)
+
+
+def block(world: WanWorld, state: State, noise: Tensor) -> State:
+    """The state after the next block; its pictures are in `queue`."""
+    return world._make(state, noise.new_zeros(1, world.about.action_dim), noise)
+
+
+@torch.no_grad()
+def steady_state(world: WanWorld, prompt: Tensor) -> State:
+    """A state of the world with a full cache, from zero noise. prompt: [1, rows, dim]."""
+    like = next(world.transformer.parameters())
+    state = {
+        name: torch.zeros(*shape, dtype=dtype, device=like.device)
+        for name, (shape, dtype) in world.state_shapes().items()
+    }
+    state = world.recache(state, prompt.to(like))
+    cache, noise = world.spec.cache, torch.zeros(1, *world.about.noise_shape, dtype=like.dtype, device=like.device)
+    while int(state["cache.next"].min()) < cache.slots + cache.chunk:
+        state = block(world, state, noise)
+    return state
+
+
+@torch.no_grad()
+def export_block(world: WanWorld, state: State) -> onnx.ModelProto:
+    """Trace the block on a state from `steady_state`; the weights lie inside the model."""
+    about = world.about
+    if about.buttons or world.spec.guidance is not None or not isinstance(world.spec.cache, SinkWindow):
+        raise SpecError(
+            f"{about.title}: only worlds with a sink and a window, steered by text alone and without guidance, become "
+            "graphs so far"
+        )
+    like = next(world.transformer.parameters())
+    noise = torch.zeros(1, *about.noise_shape, dtype=like.dtype, device=like.device)
+    after = block(world, state, noise)
+    names = list(state)
+    changed = [name for name in names if after[name] is not state[name]]
+    file = io.BytesIO()
+    with exportable(world), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes and decisions become constants: that is what the graph is for
+        torch.onnx.export(
+            BlockGraph(world, names, changed).eval(), (noise, *state.values()), file, dynamo=False, opset_version=OPSET,
+            input_names=["noise", *(f"state.{name}" for name in names)],
+            output_names=[f"next.{name}" for name in changed],
+        )  # fmt: skip
+    model = onnx.load_model_from_string(file.getvalue())
+    tidy(model)
+    for value in model.graph.output:
+        shape = after[value.name.removeprefix("next.")].shape
+        value.type.tensor_type.shape.CopyFrom(
+            onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape])
+        )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def tidy(model: onnx.ModelProto) -> None:
+    """Two things that backends do not take: axes counted from the end, and bytes that are moved around."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type != "Transpose":
+            continue
+        order = node.attribute[0].ints
+        order[:] = [axis % len(order) for axis in order]
+        cast = makers.get(node.input[0])
+        if cast is not None and cast.op_type == "Cast" and cast.attribute[0].i == onnx.TensorProto.UINT8:
+            # first turned, then made bytes
+            (source,), (result,), between = cast.input, node.output, f"{node.output[0]}.turned"
+            turn, byte = onnx.NodeProto(), onnx.NodeProto()
+            turn.CopyFrom(node)
+            byte.CopyFrom(cast)
+            turn.input[:], turn.output[:], byte.input[:], byte.output[:] = [source], [between], [between], [result]
+            cast.CopyFrom(turn)
+            node.CopyFrom(byte)
+
+
+@contextlib.contextmanager
+def exportable(world: WanWorld) -> Iterator[None]:
+    """Without complex numbers, which ONNX does not have: a turn is its angle, and rotating takes its cosine."""
+
+    def unit(angle: Tensor) -> Tensor:
+        return angle.float()
+
+    def rotate(x: Tensor, turn: Tensor) -> Tensor:
+        turning = 2 * turn.shape[-1]
+        first, second = x[..., 0:turning:2].float(), x[..., 1:turning:2].float()
+        cos, sin = turn.cos(), turn.sin()
+        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
+        return torch.cat([turned.type_as(x), x[..., turning:]], -1) if turning < x.shape[-1] else turned.type_as(x)
+
+    def unflatten(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
+        """With plain sizes: in ONNX -1 has no meaning for a tensor of no frames, and silent ones leave such behind."""
+        shape, at = [int(size) for size in x.shape], axis % x.dim()
+        known = math.prod(int(size) for size in sizes if size != -1)
+        whole = [shape[at] // known if size == -1 else int(size) for size in sizes]
+        return x.reshape(*shape[:at], *whole, *shape[at + 1 :])
+
+    def write(
+        store: Tensor, slots: Tensor, value: Tensor, live: Tensor | None = None, in_place: bool = False
+    ) -> Tensor:
+        """Of one player. What is written into a view goes to what it is a view of: the exporter loses it otherwise."""
+        assert live is None, "a steady tick writes whole blocks"
+        out, value = store if in_place else store.clone(), value.to(store.dtype)
+        if out._base is None:
+            return out.index_copy_(2, slots[0], value)
+        return out._base.index_copy_(1, slots[0], value[:, 0])  # of latents, which have no layers
+
+    remembered = world.transformer._places, world.transformer._turns
+    world.transformer._places, world.transformer._turns = {}, {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exchanged(Tensor, "unflatten", unflatten))
+        for writer in (base, sampler):
+            stack.enter_context(exchanged(writer, "write", write))
+        for module in (attention, wan_transformer):
+            stack.enter_context(exchanged(module, "rotate", rotate))
+            stack.enter_context(exchanged(module, "unit", unit))
+        try:
+            yield
+        finally:
+            world.transformer._places, world.transformer._turns = remembered
+
+
+@contextlib.contextmanager
+def exchanged(owner: Any, name: str, other: Any) -> Iterator[None]:
+    """Another attribute for a while."""
+    own = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)

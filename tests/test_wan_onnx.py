@@ -1,0 +1,87 @@
+"""A small Wan world's block as a graph: the same pictures as torch, and an engine for NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from export.narrow import narrow
+from export.tensorrt import About, build
+from export.wan_onnx import block, export_block, steady_state
+from worldmodel.cache.sink_window import SinkWindow
+from worldmodel.codec.taehv import TaehvSpec
+from worldmodel.errors import SpecError
+from worldmodel.families.wan_transformer import WanSpec
+from worldmodel.families.wan_world import WanWorld, WanWorldSpec
+from worldmodel.schedule.few_step import FewStep
+from worldmodel.schedule.plan import FlowTable
+
+SPEC = WanWorldSpec(
+    "small", WanSpec(dim=64, ffn_dim=96, heads=2, layers=2, freq_dim=16, in_channels=4, out_channels=4, text_dim=8),
+    SinkWindow(window=4, sink=1, chunk=1), FewStep(FlowTable(shift=5.0).warp((1000, 500))), rows=4, columns=6,
+    prompt_rows=5, codec=TaehvSpec(decoder_channels=(8, 8, 8, 8), encoder_channels=8, latent_channels=4),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played() -> tuple[WanWorld, dict, onnx.ModelProto]:
+    """The world, a state with a full cache, and the graph traced on it."""
+    torch.manual_seed(0)
+    world = WanWorld(SPEC).eval().requires_grad_(False)
+    for parameter in world.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    state = steady_state(world, torch.randn(1, 5, 8))
+    return world, state, export_block(world, state)
+
+
+def run(model: onnx.ModelProto, state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {"noise": noise.numpy(), **{f"state.{name}": np.asarray(part) for name, part in state.items()}}
+    names = [value.name for value in session.get_outputs()]
+    made = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
+    return {**state, **{name.removeprefix("next."): part for name, part in zip(names, made, strict=True)}}
+
+
+@torch.no_grad()
+def test_blocks_of_the_graph_are_those_of_torch(played):
+    """Several, on its own state: the ring of the cache goes round."""
+    world, expected, model = played
+    found = {name: part.numpy() for name, part in expected.items()}
+    for number in range(6):
+        torch.manual_seed(number)
+        noise = torch.randn(1, *world.about.noise_shape)
+        expected, found = block(world, expected, noise), run(model, found, noise)
+        for name, part in expected.items():
+            error = np.abs(part.double().numpy() - found[name]).max()
+            assert error <= (1 if part.dtype == torch.uint8 else 1e-3), (number, name)
+
+
+@torch.no_grad()
+def test_a_narrow_graph_knows_late_positions(played):
+    """fp16 counts to 2048, so angles must not be made of it."""
+    world, state, model = played
+    late = {name: part.clone() for name, part in state.items()}
+    for name in ("cache.next", "cache.frame"):
+        late[name] += 10_000
+    late["cache.frame"][:, 0] = 0  # the sink
+    noise = torch.randn(1, *world.about.noise_shape)
+    wide, slim = (run(graph, late, noise)["recent"] for graph in (model, narrow(model, "fp16")))
+    assert np.square(wide - slim).mean() < 1e-4 * np.square(wide).mean()
+
+
+def test_what_is_steered_is_refused():
+    spec = WanWorldSpec("guided", SPEC.transformer, SPEC.cache, SPEC.schedule, rows=4, columns=6, guidance=3.0)
+    with pytest.raises(SpecError, match="without guidance"):
+        export_block(WanWorld(spec), {})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_an_engine_of_a_small_wan_is_built_without_a_gpu(played, precision):
+    """That it computes the same, only a machine with a GPU can tell."""
+    package = pytest.importorskip("tensorrt_rtx")
+    engine = build(played[2], About("0" * 64, "block", precision, 1, "tensorrt-rtx", package.__version__))
+    assert engine.outputs["next.queue"] == "uint8 [1, 4, 32, 48, 3]" and "state.kv.self.k" in engine.inputs
+    assert engine.types[{"fp16": "HALF", "bf16": "BF16"}[precision]] > 300 and len(engine.data) > 1 << 20
