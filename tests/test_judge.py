@@ -112,7 +112,7 @@ def test_a_distance_of_crowds_is_that_of_their_means_and_spreads() -> None:
 def test_similarity_is_one_for_equal_frames_only(drives: tuple[np.ndarray, np.ndarray]) -> None:
     some = drives[0][:, 5]
     assert ssim(some, some) == pytest.approx(1)
-    assert (ssim(some, blurred(some)) < 0.99).all()
+    assert ssim(some, blurred(some)).max() < 0.999 and ssim(some, blurred(some)).mean() < 0.98
 
 
 def test_optical_flow_is_none_in_a_frozen_picture_and_as_long_as_a_shift() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from worldmodel.train import measure
 from worldmodel.train.evaluate_car import SAMPLED, Drive
-from worldmodel.train.intervals import interval
+from worldmodel.train.intervals import Statistic, interval
 from worldmodel.train.judge.frechet import Crowd, frechet
 from worldmodel.train.judge.hands import BEFORE, balanced_accuracy
 
@@ -81,10 +81,10 @@ def _add_frechet(
 ) -> dict[str, tuple[float, float] | None]:
     """Add the eye's distances to the stretches; returns the interval of the last one's over the first one's."""
     everyone = np.arange(real.shape[1])
-    to_made: list[Callable[[NDArray[np.intp]], float]] = []
+    to_made: list[Statistic] = []
     for entry, stretch in zip(bins, stretches, strict=True):
         others, here, shown = _other(real, stretch), Crowd.of(real[stretch]), Crowd.of(made[stretch])
-        to_made.append(lambda chosen, others=others, shown=shown: frechet(others, shown, chosen))
+        to_made.append(partial(frechet, others, shown))
         entry["frechet"] = to_made[-1](everyone)
         entry["frechet_real"] = frechet(others, here, everyone)
         entry["frechet_interval"] = interval(to_made[-1], len(everyone), FRECHET_DRAWS)

@@ -16,7 +16,8 @@ def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # imports slowly
 
-    shown, true = (as_input(torch.from_numpy(np.ascontiguousarray(frames))) for frames in (made, real))
+    # In float32 equal flat pictures come out as 0.9997: variances are differences of large numbers.
+    shown, true = (as_input(torch.from_numpy(np.ascontiguousarray(frames))).double() for frames in (made, real))
     found = structural_similarity_index_measure(shown, true, data_range=1.0, reduction="none")
     assert isinstance(found, torch.Tensor)
     return found.double().numpy()
