@@ -155,6 +155,29 @@ def test_pictures_given_at_import_are_starts_of_the_world(checkpoint, clip, tmp_
     assert torch.allclose(state["picture.channels"], channels(codec("wan_vae_stream")[0], picture, 4, 6, 4), atol=1e-5)
 
 
+def test_a_world_of_text_and_rays_starts_from_a_picture_without_an_image_encoder(tmp_path, capsys):
+    torch.manual_seed(0)
+    spec = WanSpec(dim=24, ffn_dim=32, heads=2, layers=1, freq_dim=16, in_channels=36, text_dim=8, ray_side=8)
+    weights = {name: torch.randn_like(part) * 0.2 for name, part in WanTransformer(spec).state_dict().items()}
+    save_file(weights, tmp_path / "fast.safetensors")
+    vae, out = GOLDENS / "wan_vae_stream" / "weights.safetensors", tmp_path / "looked.world"
+    images = [part for name in ("red", "blue") for part in ("--image", picture_file(tmp_path / f"{name}.png", name))]
+    code, told, err = run(
+        capsys, "import", tmp_path / "fast.safetensors", "--codec", vae, *images, "--out", out, "--json", *SIZES
+    )
+    assert code == 0 and json.loads(told)["family"] == "lingbot_world", err
+    frames = [
+        [session.tick(keys) for _ in range(10)]
+        for session, keys in (
+            (Session(World.open(out), start="red"), {"w"}),
+            (Session(World.open(out), start="blue"), {"w"}),
+            (Session(World.open(out), start="red"), {"j"}),
+        )
+    ]
+    assert any((a != b).any() for a, b in zip(frames[0], frames[1], strict=True))
+    assert any((a != b).any() for a, b in zip(frames[0], frames[2], strict=True))
+
+
 def test_every_frame_of_a_game_has_its_own_channels(checkpoint):
     from worldmodel.families.family import zero_state
     from worldmodel.families.importing import plan_import
