@@ -150,7 +150,7 @@ def load_package(package: str) -> Any:
     except KeyError:
         raise EngineError(f"no package {package!r} builds engines; there are: {', '.join(PACKAGES)}") from None
     except ImportError as error:
-        where = " --extra-index-url https://pypi.nvidia.com" if package == "tensorrt" else ""
+        where = ", from NVIDIA's own package index" if package == "tensorrt" else ""
         raise MissingExtraError(
             f"{package} is not installed, or lacks its libraries ({error}): pip install {package}{where}"
         ) from error

@@ -74,7 +74,7 @@ def export_block(world: WanWorld, state: State) -> onnx.ModelProto:
     after = block(world, state, noise)
     names = list(state)
     changed = [name for name in names if after[name] is not state[name]]
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # torch writes to open files as well, without saying so
     with exportable(world), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes and decisions become constants: that is what the graph is for
         torch.onnx.export(

@@ -112,7 +112,7 @@ def _add(scene: dict[str, Any], figures: dict[str, Any]) -> None:
 
 def curves(scenes: dict[str, dict[str, Any]]) -> list[Curve]:
     """What the report plots over ticks, of every scene that has a long drive."""
-    found = []
+    found: list[Curve] = []
     for name, figures in scenes.items():
         bins = figures.get("drift", [])
         for title, unit, lines in CURVES:
@@ -261,8 +261,8 @@ def follow(
         },
     }
     if judge:
-        shown = [frames, np.concatenate([frames[:, :now], made.swapaxes(0, 1)], 1)]
-        _add(found, keys_recovered(judge, actions, *shown, now))
+        shown = np.concatenate([frames[:, :now], made.swapaxes(0, 1)], 1)
+        _add(found, keys_recovered(judge, actions, frames, shown, now))
     return found, Picture("followed.png", f"Recorded keys, real above generated, at ticks {ticks}", rows)
 
 
