@@ -17,7 +17,7 @@ from worldmodel.tick import (
     tick,
 )
 from worldmodel.transformer.clip import Clip, denoise_clip
-from worldmodel.transformer.generator import FRESH
+from worldmodel.transformer.generator import FRESH, first_noise
 
 TINY = WorldSpec(
     name="tiny", height=24, width=32, tick_hz=25, actions=("left", "right", "gas"), keys={}, environment="none",
@@ -93,9 +93,26 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
     again = torch.randn_like(clean)
     start_noise[:, -ticks:] = torch.stack([n[:, 0] for n in second_input], 1)
     again[:, -ticks:] = torch.stack([n[:, 1] for n in second_input], 1)
-    clean_guess = denoised(start_noise, 1.0)
+    clean_guess = denoised(first_noise(start_noise), 1.0)
     result = denoised(0.6 * clean_guess + 0.4 * again, 0.4)
     torch.testing.assert_close(result[:, -ticks:], clean[:, -ticks:], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tile", [1, 3])
+def test_draws_that_are_denoised_together_are_those_denoised_alone(world, tile):
+    batch, frames = 2, 9
+    clean, noisy, other = torch.randn(3, batch, frames, *TINY.latent_shape)
+    prompts, zeros = torch.randn(batch, frames, 2, 4), torch.zeros(batch, frames)
+    clip = Clip(clean, zeros, torch.randn(batch, frames, 3, 3), prompts, prompts, zeros, zeros)
+    sigma, frame = torch.rand(batch, frames), torch.arange(frames)
+    tile_start = (frame - frame % tile).expand(batch, -1) if tile > 1 else None
+
+    def denoised(noisy):
+        return denoise_clip(world.generator, clip, noisy, sigma.repeat(1, noisy.shape[1] // frames), tile_start, 3)
+
+    alone = torch.cat([denoised(noisy), denoised(other)], 1)
+    torch.testing.assert_close(denoised(torch.cat([noisy, other], 1)), alone, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from worldmodel.schedule.plan import Plan
 from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
-from worldmodel.transformer.generator import FRESH, RECENT, Generator, patchify, unpatchify
+from worldmodel.transformer.generator import FRESH, RECENT, Generator, first_noise, patchify, unpatchify
 from worldmodel.transformer.play import (
     Conditions,
     Embedding,
@@ -182,7 +182,8 @@ def _walk(
     generator, sizes = world.generator, world.spec.generator
     shown = each(patchify(state["latents"][:, -1 - RECENT :], sizes.patch))  # the last one is pending
     flown = [] if flight is None else each(patchify(flight, sizes.patch))
-    noises, flying = iter(each(patchify(noise, sizes.patch))), plan.lanes
+    begun, flying = first_noise(noise), plan.lanes
+    noises = iter(zip(each(patchify(begun, sizes.patch)), each(patchify(noise, sizes.patch)), strict=True))
     # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
     ends = range(past.shape[1] - flying, past.shape[1] + 1)
@@ -197,7 +198,7 @@ def _walk(
     memory = [_Remembered(state[f"kv.{number}"], clock, settled) for number in range(sizes.depth)]
 
     for number, row in enumerate(plan.rows):
-        flown += [next(noises) for _ in row[len(flown) :]]
+        flown += [next(noises)[0] for _ in row[len(flown) :]]
         line = [*shown, *flown]
         times = range(0 if number == 0 else 1, len(flown) + 1)  # the pending frame rides in the first pass
         x = side_by_side([embedding(line[: len(shown) + time], time) for time in times])
@@ -243,8 +244,8 @@ def _walk(
     return latents[:, 0], after
 
 
-def _renoise(clean: Tensor, level: float, noises: Iterator[Tensor]) -> Tensor:
-    return (1 - level) * clean + level * next(noises)
+def _renoise(clean: Tensor, level: float, noises: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    return (1 - level) * clean + level * next(noises)[1]
 
 
 class _Settled:

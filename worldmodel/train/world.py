@@ -1,11 +1,13 @@
 """Train the generator by diffusion forcing on recorded clips (`worldloop train world`).
 
 Every frame of a clip is denoised from its own clean history, in single frames (frame-wise play) or in tiles of rising
-sigmas (rolling windows, partial ones too), so that one set of weights knows both. A world that has only ever seen real
-histories cannot lead its own errors home, so clips are used several times in a row: first with the recorded history,
-then with the frames that the world just predicted, whose errors grow with every turn (error recycling, as in Stable
-Video Infinity, arXiv:2510.09212, at no extra pass). In the last part of the time that history is a whole roll-out
-(self_forcing.py).
+sigmas (rolling windows, partial ones too), so that one set of weights knows both. What begins as pure noise, as every
+frame does at play, is learned as a sample by the energy score (energy.py), the rest by squared error.
+
+A world that has only ever seen real histories cannot lead its own errors home, so clips are used several times in a
+row: first with the recorded history, then with the frames that the world just predicted, whose errors grow with every
+turn (error recycling, as in Stable Video Infinity, arXiv:2510.09212, at no extra pass). In the last part of the time
+that history is a whole roll-out (self_forcing.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.codec import load_codec
+from worldmodel.train.energy import energy_score
 from worldmodel.train.latents import Drawn, LatentSet, load_latents
 from worldmodel.train.optimisers import optimisers
 from worldmodel.train.preview import preview
@@ -30,13 +33,14 @@ from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.self_forcing import FADING, play_out
 from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
+from worldmodel.transformer.generator import first_noise
 
 CLIP_FRAMES = 20  # the sink and 19 frames in a row
 TURNS = 4  # steps in a row on the same clips, each with a history further from the recording
 RECYCLED = 0.6  # share of clips whose history has own errors in it, once there are any
 SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
-ROLL_OUTS = ("none", "short", "none", "long", "none", "short", "none", "none")  # in turn
+ROLL_OUTS = ("none", "short", "none", "none", "none", "short", "none", "long")  # in turn
 SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
 RECOLOURED = 0.25  # share of steps on clips whose every frame is to be made in other colours than its history's
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
@@ -45,7 +49,7 @@ HISTORY_DRIFT = 0.2  # a third of the clips have up to this much of a lasting er
 PROMPT_NOISE = 0.1
 MISNAMED = 0.7  # share of clips that are told another clip's prompt to some degree, except where it is news
 SINGLE = 0.9  # share of steps with single frames
-PURE = 0.4  # share of their frames that start from pure noise, as every frame does at play
+PURE = 0.75  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is copied from the last frame fades
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
@@ -146,23 +150,37 @@ class Lesson:
         layer: Callable[..., Tensor],
         draw: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Weighted x0 error of all frames that can be known (`loss` or `own`, by their history), and the plain error
-        of those that start from pure noise. The predictions become part of the history of the next turn.
+        """Energy score of frames that start from pure noise, weighted x0 error of all others that can be known; the
+        plain error of the former (`x0` or `x0_own`, by their history), and how far their draws spread. The first draw's
+        predictions become part of the history of the next turn.
+
+        sigma: [batch, draws · frames], pure noise in all draws of a frame or in none. One draw: squared errors alone.
         """
-        target = self.target
-        noise = torch.randn_like(target)
+        target, frames = self.target, self.target.shape[1]
+        draws = sigma.shape[1] // frames
+        targets = target.repeat(1, draws, 1, 1, 1)
         level = sigma[:, :, None, None, None]
-        noisy = (1 - level) * target + level * noise
+        noise = torch.randn_like(targets)
+        noisy = torch.where(level < 1, (1 - level) * targets + level * noise, first_noise(noise))
         made = denoise_clip(
             world.generator, self._history(draw), noisy, sigma, tile_start, world.spec.window, layer
         ).float()
-        error = (made - target).square().mean((2, 3, 4))
-        weight = self.worth * self.counts / sigma.clamp(min=SIGMA_FLOOR) ** 2
-        pure = self.counts * (sigma == 1)
-        figures = {"loss": (error * weight).sum() / self.counts.sum().clamp(min=1)}
-        figures["x0_own" if self.own is not None else "x0"] = (error * pure).sum() / pure.sum().clamp(min=1e-6)
+        error = (made - targets).square().mean((2, 3, 4))
+        weight = (self.worth * self.counts).repeat(1, draws) / sigma.clamp(min=SIGMA_FLOOR) ** 2
+        pure = self.counts * (sigma[:, :frames] == 1)
+        figures = {}
+        if draws == 1:
+            lost = (error * weight).sum()
+        else:
+            first, second = made.chunk(2, 1)
+            score, spread = energy_score(first, second, target, world.spec.generator.patch)
+            lost = (error * weight * (sigma < 1)).sum() / draws + (score * pure * self.worth.sqrt()).sum()
+            figures["spread"] = (spread * pure).sum() / pure.sum().clamp(min=1e-6)
+        figures["loss"] = lost / self.counts.sum().clamp(min=1)
+        kind = "x0_own" if self.own is not None else "x0"
+        figures[kind] = (error[:, :frames] * pure).sum() / pure.sum().clamp(min=1e-6)
         if not self.rolled:
-            self.own = torch.where(self.free, made.detach(), self.clip.clean)
+            self.own = torch.where(self.free, made[:, :frames].detach(), self.clip.clean)
         return figures
 
     def _history(self, draw: torch.Generator) -> Clip:
@@ -212,8 +230,8 @@ def slope(like: Tensor) -> Tensor:
 
 
 def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """Noise levels and tile starts, each [batch, frames]. Four steps of five have single frames only (tile starts
-    None).
+    """Noise levels and tile starts: mostly of single frames in two draws, [batch, 2 · frames] and None, else of tiles
+    in one, [batch, frames] each.
     """
     device = generator.device
 
@@ -222,7 +240,8 @@ def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Ten
 
     if draw(1) < SINGLE:
         # Low levels more often: there faint things are decided, such as the squares on the grass.
-        return torch.where(draw(batch, frames) < PURE, 1.0, 0.05 + 0.95 * draw(batch, frames) ** 2), None
+        level = 0.05 + 0.95 * draw(batch, 2, frames) ** 2
+        return torch.where(draw(batch, 1, frames) < PURE, 1.0, level).flatten(1), None
     length = 2 + (3 * draw(batch, 1)).long()
     frame = torch.arange(frames, device=device).expand(batch, -1)
     place = (frame + (length * draw(batch, 1)).long()) % length

@@ -1,9 +1,9 @@
 """The generator over whole clips at once, for training: every frame is denoised in parallel, each from its own history.
 
-Two streams run side by side: the clean one plays the role of the cache, the noisy one is what is learned. A noisy frame
-sees clean frames before its *tile* and the noisy frames of its own tile before it; a tile of one frame is frame-wise
-denoising, a tile of rising sigmas a rolling window. (Teacher forcing with a block-causal mask, as in Causal
-Forcing; the tiles are those of Rolling Forcing's training.)
+Streams run side by side: the clean one plays the role of the cache, the noisy ones are what is learned, one for each
+draw of the noise. A noisy frame sees clean frames before its *tile* and the noisy frames of its own tile before it; a
+tile of one frame is frame-wise denoising, a tile of rising sigmas a rolling window. (Teacher forcing with a
+block-causal mask, as in Causal Forcing; the tiles are those of Rolling Forcing's training.)
 """
 
 from __future__ import annotations
@@ -46,46 +46,58 @@ def denoise_clip(
     window: int,
     layer: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """Predict x0 of every noisy frame, [batch, frames, channels, rows, columns].
+    """Predict x0 of every noisy frame, [batch, draws · frames, channels, rows, columns].
 
-    noisy: like clip.clean. sigma: [batch, frames].
+    noisy: for each draw a stream like clip.clean, side by side along the frames. sigma: [batch, draws · frames].
     tile_start: [batch, frames] int64, the first frame of each frame's tile; None where every frame is its own tile.
     layer: `clip_layer` or a compiled form of it.
     """
     layer = layer or clip_layer
-    recent = recent_noisy = recent_frames(clip.clean)
-    in_tile = None
+    frames = clip.clean.shape[1]
+    draws = noisy.shape[1] // frames
+    recent = recent_frames(clip.clean)
+    recent_noisy, in_tile = recent.repeat(1, draws, 1, 1, 1), None
     if tile_start is not None:
         in_tile = tile_membership(tile_start, window)
         own = in_tile[:, :, [-1 - back for back in range(RECENT)]].repeat_interleave(noisy.shape[2], 2)
-        recent_noisy = torch.where(own[:, :, :, None, None], recent_frames(noisy), recent)
+        of_noisy = torch.cat([recent_frames(stream) for stream in noisy.chunk(draws, 1)], 1)
+        recent_noisy = torch.where(own.repeat(1, draws, 1)[:, :, :, None, None], of_noisy, recent_noisy)
     condition = generator.condition(
         torch.cat([clip.clean_sigma, sigma], 1),
-        torch.cat([clip.actions, clip.actions], 1),
-        torch.cat([clip.clean_prompt, clip.prompt], 1),
-        torch.cat([clip.clean_fresh, clip.fresh], 1),
+        torch.cat([clip.actions] * (1 + draws), 1),
+        torch.cat([clip.clean_prompt, *[clip.prompt] * draws], 1),
+        torch.cat([clip.clean_fresh, *[clip.fresh] * draws], 1),
     )
     shared = generator.shared_modulation(condition)
     x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))
     for block in generator.layers:
         last = block is generator.layers[-1]
-        x = layer(block, x, shared, in_tile, window, generator.space_cos, generator.space_sin, last)
-    return generator.latent(x, condition[:, noisy.shape[1] :], recent_noisy, noisy, sigma)
+        x = layer(block, x, shared, in_tile, window, 1 + draws, generator.space_cos, generator.space_sin, last)
+    return generator.latent(x, condition[:, frames:], recent_noisy, noisy, sigma)
 
 
 def clip_layer(
-    block: Block, x: Tensor, shared: Tensor, in_tile: Tensor | None, window: int, cos: Tensor, sin: Tensor, last: bool
+    block: Block,
+    x: Tensor,
+    shared: Tensor,
+    in_tile: Tensor | None,
+    window: int,
+    streams: int,
+    cos: Tensor,
+    sin: Tensor,
+    last: bool,
 ) -> Tensor:
-    """One block over both streams. x: [batch, 2 · frames, tokens, dim], clean frames first; the `last` block gives the
-    noisy ones alone.
+    """One block over all streams. x: [batch, streams · frames, tokens, dim], clean frames first; the `last` block gives
+    the noisy ones alone.
     """
     q, k, v = block.project(x, shared, cos, sin)
-    q, k, sink = turned_clip(q, k, window)
-    keys = two_stream_slots(k, sink, in_tile, window)
-    values = two_stream_slots(v, v[:, :1].expand_as(v), in_tile, window)
+    q, k, sink = turned_clip(q, k, window, streams)
+    keys = stream_slots(k, sink, in_tile, window, streams)
+    values = stream_slots(v, v[:, :1].expand_as(v), in_tile, window, streams)
     if last:  # of clean frames, nothing but keys and values is wanted
-        x, shared, q = (part.chunk(2, dim=1)[1] for part in (x, shared, q))
-        return block.finish(x, attend(q, keys[1], values[1]), shared)
+        frames = x.shape[1] // streams
+        x, shared, q = (part[:, frames:] for part in (x, shared, q))
+        keys, values = keys[1:], values[1:]
     return block.finish(x, attend(q, torch.cat(keys, 1), torch.cat(values, 1)), shared)
 
 
@@ -100,7 +112,7 @@ def clean_layer(
     return block.finish(x, attend(turned_q, keys, values), shared), k, v
 
 
-def turned_clip(q: Tensor, k: Tensor, window: int, streams: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def turned_clip(q: Tensor, k: Tensor, window: int, streams: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned in time by their frame's number, and the sink's keys as each frame sees them.
 
     For every frame the sink stands window + 1 frames before it. All are [batch, streams · frames, tokens, heads,
@@ -119,19 +131,22 @@ def clean_slots(clean: Tensor, sink: Tensor, window: int) -> list[Tensor]:
     return [sink, *(shifted(clean, distance) for distance in range(window, 0, -1)), clean]
 
 
-def two_stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window: int) -> tuple[Tensor, Tensor]:
-    """`clean_slots` for the clean and the noisy stream, [batch, frames, (1 + window + 1) · tokens, heads, head_dim]
-    each.
+def stream_slots(fresh: Tensor, sink: Tensor, in_tile: Tensor | None, window: int, streams: int) -> list[Tensor]:
+    """`clean_slots` for the clean stream and every noisy one, [batch, frames, (1 + window + 1) · tokens, heads,
+    head_dim] each.
     """
-    clean, noisy = fresh.chunk(2, dim=1)
-    sink, sink_noisy = sink.chunk(2, dim=1)
+    clean, *noisy = fresh.chunk(streams, dim=1)
+    sink, *sinks_noisy = sink.chunk(streams, dim=1)
     slots = clean_slots(clean, sink, window)
-    slots_noisy = [sink_noisy, *slots[1:-1], noisy]
-    if in_tile is not None:
-        for slot, distance in enumerate(range(window, 0, -1)):
-            own = in_tile[:, :, slot, None, None, None]
-            slots_noisy[1 + slot] = torch.where(own, shifted(noisy, distance), slots[1 + slot])
-    return torch.cat(slots, 2), torch.cat(slots_noisy, 2)
+    found = [torch.cat(slots, 2)]
+    for stream, sink_noisy in zip(noisy, sinks_noisy, strict=True):
+        slots_noisy = [sink_noisy, *slots[1:-1], stream]
+        if in_tile is not None:
+            for slot, distance in enumerate(range(window, 0, -1)):
+                own = in_tile[:, :, slot, None, None, None]
+                slots_noisy[1 + slot] = torch.where(own, shifted(stream, distance), slots[1 + slot])
+        found.append(torch.cat(slots_noisy, 2))
+    return found
 
 
 def tile_membership(tile_start: Tensor, window: int) -> Tensor:

@@ -161,6 +161,17 @@ class Generator(nn.Module):
         return clean
 
 
+def first_noise(noise: Tensor) -> Tensor:
+    """What a frame begins from, [..., channels, rows, columns] like `noise`: as many numbers as channels, the same at
+    every place.
+
+    With a number for every place, each would be sampled by itself and the picture torn: what is open about a next frame
+    is few things, and they concern all of it (FGN, arXiv:2506.10772, draws 32 numbers for the weather of the world).
+    """
+    places = noise.shape[-2] * noise.shape[-1]
+    return (noise.mean((-2, -1), keepdim=True) * math.sqrt(places)).expand_as(noise)
+
+
 def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the row and column channels of [..., head_dim], leave those of time."""
     space = x.shape[-1] - time_dim(x.shape[-1])

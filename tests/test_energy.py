@@ -1,0 +1,44 @@
+"""The energy score makes samples: it is least for draws that are distributed as what is real is."""
+
+import torch
+
+from worldmodel.train.energy import energy_score
+
+
+def frames(count, seed, width=1.0, shift=0.0):
+    draw = torch.Generator().manual_seed(seed)
+    common = torch.randn(count, 1, 1, 1, 1, generator=draw)  # what the places of a frame have in common
+    return width * (common + torch.randn(count, 1, 2, 4, 4, generator=draw)) + shift
+
+
+def test_draws_like_the_real_ones_score_best_and_spread_as_far():
+    def judged(**kind):
+        score, spread = energy_score(frames(4000, 1, **kind), frames(4000, 2, **kind), frames(4000, 3), patch=2)
+        return score.mean().item(), spread.mean().item()
+
+    right, spread = judged()
+    others = [judged(width=0.5), judged(width=1.5), judged(shift=0.5)]
+    assert all(right < score for score, _ in others)
+    assert 0.9 < spread < 1.1 and others[0][1] < 0.8 and others[1][1] > 1.2
+
+
+def test_places_that_do_not_fit_together_score_worse():
+    def shuffled(latents):
+        return torch.cat([part.roll(place, 0) for place, part in enumerate(latents.split(2, -1))], -1)
+
+    real = frames(4000, 3)
+    right, _ = energy_score(frames(4000, 1), frames(4000, 2), real, patch=2)
+    torn, _ = energy_score(shuffled(frames(4000, 1)), shuffled(frames(4000, 2)), real, patch=2)
+    assert right.mean() < torn.mean()
+
+
+def test_what_is_learned_is_the_spread_and_not_the_mean():
+    width = torch.nn.Parameter(torch.tensor(0.1))
+    optimiser = torch.optim.Adam([width], lr=0.05)
+    for step in range(80):
+        first, second, real = (frames(64, 3 * step + part) for part in range(3))
+        score, _ = energy_score(width * first, width * second, real, patch=2)
+        optimiser.zero_grad()
+        score.mean().backward()
+        optimiser.step()
+    assert 0.85 < width.item() < 1.15
