@@ -42,3 +42,17 @@ def test_what_is_learned_is_the_spread_and_not_the_mean():
         score.mean().backward()
         optimiser.step()
     assert 0.85 < width.item() < 1.15
+
+
+def test_with_less_weight_on_the_distance_of_draws_doubt_shrinks_and_alternatives_stay():
+    def best_width(real, draw):
+        widths = torch.linspace(0, 1.5, 31)
+        scores = [energy_score(w * draw(1), w * draw(2), real, patch=2, apart=0.5)[0].mean() for w in widths]
+        return widths[int(torch.stack(scores).argmin())]
+
+    def either(seed):
+        side = torch.randint(0, 2, (4000, 1, 1, 1, 1), generator=torch.Generator().manual_seed(seed))
+        return (2.0 * side - 1).expand(-1, 1, 2, 4, 4)
+
+    assert best_width(frames(4000, 3), lambda seed: frames(4000, seed)) < 0.6
+    assert 0.9 < best_width(either(3), either) < 1.1

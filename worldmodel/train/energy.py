@@ -4,6 +4,10 @@ Two draws of the noise are denoised from one history. Each shall be near the rec
 each other as from it: E|x - y| - E|x - x'| / 2 is least when x is distributed as y is, and only then (Gneiting and
 Raftery 2007). Networks with noise as input learn weather that way (FGN, arXiv:2506.10772), and tokens of pictures
 (EAR, arXiv:2505.07812); it needs neither teacher nor critic, which distribution matching does.
+
+A network that cannot tell a thing that is certain draws it at random, by as much as it errs, and in a stream that adds
+up. With less weight on the distance between the draws, such doubt, which has one peak, shrinks: at a half to a third of
+its width. Alternatives that lie apart stay where they are.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from worldmodel.transformer.generator import patchify
 BLUNT = 0.005  # distances below this count little: less than the codec's own noise
 
 
-def energy_score(first: Tensor, second: Tensor, real: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+def energy_score(first: Tensor, second: Tensor, real: Tensor, patch: int, apart: float = 1.0) -> tuple[Tensor, Tensor]:
     """The score of every frame [batch, frames], and how far the draws lie apart in units of their distance to the real
     ones: less than 1 where they are too sure, 1 where they are distributed as real ones.
+
+    apart: weight of the distance between the draws; 1 makes the score proper.
 
     first, second, real: [batch, frames, channels, rows, columns]. Judged at three sizes: places by themselves, so that
     small things count, two by two, so that neighbours fit together, and the frame as a whole.
@@ -26,7 +32,7 @@ def energy_score(first: Tensor, second: Tensor, real: Tensor, patch: int) -> tup
     draws = [patchify(latents, patch) for latents in (first, second, real)]
     near = [_neighbours(latents, 2 * patch, patch) for latents in (first, second, real)]
     whole = [tokens.flatten(2).unsqueeze(2) for tokens in draws]
-    score = (_score(*draws) + _score(*near) + _score(*whole)) / 3
+    score = (_score(*draws, apart) + _score(*near, apart) + _score(*whole, apart)) / 3
     spread = _distance(whole[0], whole[1]) / _distance(whole[0], whole[2])
     return score, spread.squeeze(2)
 
@@ -36,9 +42,9 @@ def _neighbours(latents: Tensor, side: int, step: int) -> Tensor:
     return F.unfold(latents.flatten(0, 1), side, stride=step).transpose(1, 2).unflatten(0, latents.shape[:2])
 
 
-def _score(first: Tensor, second: Tensor, real: Tensor) -> Tensor:
+def _score(first: Tensor, second: Tensor, real: Tensor, apart: float) -> Tensor:
     skill = (_distance(first, real) + _distance(second, real)) / 2
-    return (skill - _distance(first, second) / 2).mean(2)
+    return (skill - apart * _distance(first, second) / 2).mean(2)
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

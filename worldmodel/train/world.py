@@ -51,6 +51,8 @@ MISNAMED = 0.7  # share of clips that are told another clip's prompt to some deg
 SINGLE = 0.9  # share of steps with single frames
 PURE = 0.75  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is copied from the last frame fades
+ENERGY = 0.5  # weight of the energy score beside the squared error of the mean, which large errors weigh more in
+APART = 0.5  # weight in it of the distance between draws, see energy.py
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
@@ -150,9 +152,9 @@ class Lesson:
         layer: Callable[..., Tensor],
         draw: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Energy score of frames that start from pure noise, weighted x0 error of all others that can be known; the
-        plain error of the former (`x0` or `x0_own`, by their history), and how far their draws spread. The first draw's
-        predictions become part of the history of the next turn.
+        """Energy score of frames that start from pure noise, and squared error of their mean; weighted x0 error of all
+        others that can be known; the plain error of the former (`x0` or `x0_own`, by their history), and how far their
+        draws spread. The first draw's predictions become part of the history of the next turn.
 
         sigma: [batch, draws · frames], pure noise in all draws of a frame or in none. One draw: squared errors alone.
         """
@@ -173,8 +175,10 @@ class Lesson:
             lost = (error * weight).sum()
         else:
             first, second = made.chunk(2, 1)
-            score, spread = energy_score(first, second, target, world.spec.generator.patch)
-            lost = (error * weight * (sigma < 1)).sum() / draws + (score * pure * self.worth.sqrt()).sum()
+            score, spread = energy_score(first, second, target, world.spec.generator.patch, APART)
+            of_mean = ((first - target) * (second - target)).mean((2, 3, 4))  # in expectation, over independent draws
+            lost = (error * weight * (sigma < 1)).sum() / draws
+            lost = lost + ((ENERGY * self.worth.sqrt() * score + self.worth * of_mean) * pure).sum()
             figures["spread"] = (spread * pure).sum() / pure.sum().clamp(min=1e-6)
         figures["loss"] = lost / self.counts.sum().clamp(min=1)
         kind = "x0_own" if self.own is not None else "x0"
