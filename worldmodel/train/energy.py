@@ -12,6 +12,7 @@ its width. Alternatives that lie apart stay where they are.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,22 +25,21 @@ def energy_score(first: Tensor, second: Tensor, real: Tensor, patch: int, apart:
     """The score of every frame [batch, frames], and how far the draws lie apart in units of their distance to the real
     ones: less than 1 where they are too sure, 1 where they are distributed as real ones.
 
-    apart: weight of the distance between the draws; 1 makes the score proper.
-
     first, second, real: [batch, frames, channels, rows, columns]. Judged at three sizes: places by themselves, so that
     small things count, two by two, so that neighbours fit together, and the frame as a whole.
+    apart: weight of the distance between the draws; 1 makes the score proper.
     """
-    draws = [patchify(latents, patch) for latents in (first, second, real)]
-    near = [_neighbours(latents, 2 * patch, patch) for latents in (first, second, real)]
-    whole = [tokens.flatten(2).unsqueeze(2) for tokens in draws]
-    score = (_score(*draws, apart) + _score(*near, apart) + _score(*whole, apart)) / 3
-    spread = _distance(whole[0], whole[1]) / _distance(whole[0], whole[2])
-    return score, spread.squeeze(2)
+    sizes = list(zip(*(_sizes(latents, patch) for latents in (first, second, real)), strict=True))
+    score = torch.stack([_score(one, other, there, apart) for one, other, there in sizes]).mean(0)
+    whole = sizes[-1]
+    return score, (_distance(whole[0], whole[1]) / _distance(whole[0], whole[2])).squeeze(2)
 
 
-def _neighbours(latents: Tensor, side: int, step: int) -> Tensor:
-    """Overlapping squares of `side` cells, [batch, frames, squares, channels · side²]."""
-    return F.unfold(latents.flatten(0, 1), side, stride=step).transpose(1, 2).unflatten(0, latents.shape[:2])
+def _sizes(latents: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, overlapping squares of two by two of them, and the whole frame: [batch, frames, pieces, numbers] each."""
+    tokens = patchify(latents, patch)
+    squares = F.unfold(latents.flatten(0, 1), 2 * patch, stride=patch).transpose(1, 2).unflatten(0, latents.shape[:2])
+    return tokens, squares, tokens.flatten(2).unsqueeze(2)
 
 
 def _score(first: Tensor, second: Tensor, real: Tensor, apart: float) -> Tensor:
