@@ -6,8 +6,8 @@ Raftery 2007). Networks with noise as input learn weather that way (FGN, arXiv:2
 (EAR, arXiv:2505.07812); it needs neither teacher nor critic, which distribution matching does.
 
 A network that cannot tell a thing that is certain draws it at random, by as much as it errs, and in a stream that adds
-up. With less weight on the distance between the draws, such doubt, which has one peak, shrinks: at a half to a third of
-its width. Alternatives that lie apart stay where they are.
+up. With less weight on the distance between the draws, such doubt, which has one peak, shrinks: at a weight of a half
+to two fifths of its width. Alternatives that lie apart stay where they are.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from worldmodel.train.playable import Frames, Game, Playable, RealGame
 
 SAME_COLOUR = 12.0  # CIE76 distance up to which a colour counts as the one that was asked for
 TURNING = 0.004  # radians a tick from which the picture counts as turning
+STRAIGHT_ON = 7  # ticks of a rolling start in which its keys are held
 STEERED = slice(5, 30)  # ticks of a held steering key that count: the wheels are over by then
 SHOWN = (1, 10, 50, 100, 500, 2000)  # ticks on the strips
 SAMPLED = 5  # every so many ticks a frame's statistics are kept
@@ -56,12 +57,14 @@ class Start:
 
 
 def rolling_start(world: Playable, size: int, seed: int, speed: float, keys: Sequence[str]) -> Start:
-    """A car that rolls straight on with these keys held."""
+    """A car that has come along the road and now rolls straight on with these keys held."""
     car = CarRacing(size=size, split="test", recolour=False)
     car.reset(seed)
     rng = np.random.default_rng(seed)
     car.place(int(rng.integers(len(car.track))), int(rng.choice([-1, 1])), speed)
-    return _led_up(world, car, car.look(), lambda frame: held(*keys))
+    along = _driver(car)
+    ticks = itertools.count(world.context - 1, -1)  # left of the lead-up
+    return _led_up(world, car, car.look(), lambda frame: along(frame) if next(ticks) > STRAIGHT_ON else held(*keys))
 
 
 def rolling_starts(world: Playable, size: int, rng: np.random.Generator, count: int) -> list[Start]:
@@ -74,8 +77,12 @@ def driven_start(world: Playable, size: int, seed: int) -> Start:
     """A car that has come along the road, its driver seeing pixels only."""
     car = CarRacing(size=size, split="test", recolour=False)
     frame = car.reset(seed)
+    return _led_up(world, car, frame, _driver(car))
+
+
+def _driver(car: CarRacing) -> PixelDriver:
     scene = car.scene()
-    return _led_up(world, car, frame, PixelDriver(_rgb(scene["road"]), _rgb(scene["grass"])))
+    return PixelDriver(_rgb(scene["road"]), _rgb(scene["grass"]))
 
 
 def _led_up(

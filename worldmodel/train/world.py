@@ -52,7 +52,7 @@ SINGLE = 0.9  # share of steps with single frames
 PURE = 0.75  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is copied from the last frame fades
 ENERGY = 0.5  # weight of the energy score beside the squared error of the mean, which large errors weigh more in
-APART = 0.5  # weight in it of the distance between draws, see energy.py
+APART = 0.7  # weight in it of the distance between draws, see energy.py
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
