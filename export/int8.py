@@ -4,20 +4,24 @@
     stored int8 → Transpose → Dequantize… ─┴→ MatMul
 
 Backends make one int8 product of that. Every pass has ranges of its own, as activations differ with the noise level.
+
+A few channels of an activation may be far louder than the rest and would leave it few of the 256 levels. They are kept
+apart (LLM.int8(), arXiv:2208.07339): zeros in the int8 product, and a narrow float32 product of their own, added to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 Feed = dict[str, np.ndarray]  # a tick's inputs
+QUIET = 15 / 16  # the share of an activation's channels that are never kept apart
+LOUD = 2.0  # times as far as these a channel reaches that is
 
 
 @dataclass(frozen=True)
@@ -58,37 +62,58 @@ def scales(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {name: numpy_helper.to_array(known[linear.scale]).reshape(-1) for name, linear in linears(model).items()}
 
 
-def activations(model: onnx.ModelProto) -> set[str]:
-    """What is multiplied by these layers."""
-    return {node.input[0] for linear in linears(model).values() for node in linear.products}
+def activations(model: onnx.ModelProto) -> dict[str, int]:
+    """What is multiplied by these layers, and how many channels it has."""
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return {node.input[0]: sizes[name][1] for name, layer in linears(model).items() for node in layer.products}
 
 
-def calibrate(model: onnx.ModelProto, feeds: Iterable[Feed]) -> dict[str, tuple[float, float]]:
-    """The range of every such activation over some ticks, by onnxruntime's calibrator. Weights lie inside the model."""
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+@dataclass(frozen=True)
+class Range:
+    """Of one activation, channel by channel: float32 [channels]."""
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._feeds = iter(feeds)
+    low: np.ndarray
+    high: np.ndarray
 
-        def get_next(self) -> Feed | None:
-            return next(self._feeds, None)
+    @property
+    def apart(self) -> np.ndarray:
+        """Numbers of the channels that are kept apart, int64; often none."""
+        reach = np.maximum(-self.low, self.high)
+        return np.flatnonzero(reach > LOUD * np.quantile(reach, QUIET, method="lower"))
 
-    wanted = activations(model)
-    with TemporaryDirectory(prefix="worldloop-") as folder:
-        plain, augmented = Path(folder, "plain.onnx"), Path(folder, "augmented.onnx")
-        onnx.save(model, plain)
-        calibrator = create_calibrator(
-            plain, ["MatMul"], augmented_model_path=str(augmented), calibrate_method=CalibrationMethod.MinMax
-        )
-        calibrator.collect_data(Reader())
-        ranges = {name: data.range_value for name, data in calibrator.compute_data().items() if name in wanted}
-    return {name: (float(np.min(low)), float(np.max(high))) for name, (low, high) in ranges.items()}
+    @property
+    def rest(self) -> tuple[float, float]:
+        """The range of all the others."""
+        return float(np.delete(self.low, self.apart).min()), float(np.delete(self.high, self.apart).max())
+
+
+def calibrate(model: onnx.ModelProto, feeds: Iterable[Feed]) -> dict[str, Range]:
+    """The range of every such activation over some ticks. Weights lie inside the model.
+
+    By two reductions for each, in the graph: onnxruntime's calibrator knows one range for a whole activation.
+    """
+    watched, widths = onnx.ModelProto(), activations(model)
+    watched.CopyFrom(model)
+    graph, names = watched.graph, list(widths)
+    graph.initializer.append(numpy_helper.from_array(np.array([0]), "watched.axis"))
+    for name, width in widths.items():
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, width]), f"{name}.rows"))
+        graph.node.append(helper.make_node("Reshape", [name, f"{name}.rows"], [f"{name}.flat"]))
+        for kind in ("Min", "Max"):
+            inputs, result = [f"{name}.flat", "watched.axis"], f"{name}.{kind}"
+            graph.node.append(helper.make_node(f"Reduce{kind}", inputs, [result], keepdims=0))
+            graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [width]))
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = [f"{name}.{kind}" for kind in ("Min", "Max") for name in names]
+    seen = [session.run(wanted, feed) for feed in feeds]
+    by_name = [np.stack(ticks) for ticks in zip(*seen, strict=True)]
+    lows, highs = by_name[: len(names)], by_name[len(names) :]
+    return {name: Range(low.min(0), high.max(0)) for name, low, high in zip(names, lows, highs, strict=True)}
 
 
 def with_int8(
     model: onnx.ModelProto,
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Mapping[str, Range],
     scales: Mapping[str, np.ndarray],
     chosen: Collection[str],
 ) -> onnx.ModelProto:
@@ -107,23 +132,35 @@ def with_int8(
         first.append(helper.make_node("Transpose", [name], [f"{name}.turned"], perm=[1, 0]))
         inputs = [f"{name}.turned", f"{name}.scales"]
         first.append(helper.make_node("DequantizeLinear", inputs, [linear.transposed], axis=1))
+    by_transposed = {linear.transposed: name for name, linear in picked.items()}
     nodes: list[onnx.NodeProto] = []
     narrowed: set[str] = set()
     for node in made.graph.node:
         if set(node.output) & gone:
             continue
-        if node.op_type == "MatMul" and node.input[1] in gone:
-            source = node.input[0]
-            if source not in narrowed:
-                narrowed.add(source)
-                scale, zero = affine(*ranges[source])
-                extra.append(numpy_helper.from_array(scale, f"{source}.scale"))
-                extra.append(numpy_helper.from_array(zero, f"{source}.zero"))
-                how = [f"{source}.scale", f"{source}.zero"]
-                nodes.append(helper.make_node("QuantizeLinear", [source, *how], [f"{source}.int8"]))
-                nodes.append(helper.make_node("DequantizeLinear", [f"{source}.int8", *how], [f"{source}.again"]))
-            node.input[0] = f"{source}.again"
+        if node.op_type != "MatMul" or node.input[1] not in gone:
+            nodes.append(node)
+            continue
+        source, result = node.input[0], node.output[0]
+        if source not in narrowed:
+            narrowed.add(source)
+            added, constants = narrow_source(source, ranges[source])
+            nodes += added
+            extra += constants
+        node.input[0] = f"{source}.again"
         nodes.append(node)
+        if ranges[source].apart.size:
+            name = by_transposed[node.input[1]]
+            slim, linear = f"{source}.{name}", picked[name]
+            first += [
+                helper.make_node("Gather", [name, f"{source}.channels"], [f"{slim}.int8"], axis=1),
+                helper.make_node("Cast", [f"{slim}.int8"], [f"{slim}.cast"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{slim}.cast", linear.scale], [f"{slim}.wide"]),
+                helper.make_node("Transpose", [f"{slim}.wide"], [f"{slim}.turned"], perm=[1, 0]),
+            ]
+            node.output[0] = f"{result}.rest"
+            nodes.append(helper.make_node("MatMul", [f"{source}.apart", f"{slim}.turned"], [f"{result}.apart"]))
+            nodes.append(helper.make_node("Add", [f"{result}.rest", f"{result}.apart"], [result]))
     read = {name for node in [*first, *nodes] for name in node.input}
     results = {value.name for value in made.graph.output}
     while dead := [node for node in nodes if not (set(node.output) & (read | results))]:
@@ -134,6 +171,24 @@ def with_int8(
     made.graph.node.extend([*first, *nodes])
     made.graph.initializer.extend(initializers)
     return made
+
+
+def narrow_source(source: str, seen: Range) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """`SOURCE.again`, what is left of an activation in int8; and `SOURCE.apart`, its loud channels, if it has such."""
+    nodes, rest = [], source
+    scale, zero = affine(*seen.rest)
+    constants = [numpy_helper.from_array(scale, f"{source}.scale"), numpy_helper.from_array(zero, f"{source}.zero")]
+    if seen.apart.size:
+        quiet, rest = np.ones(len(seen.low), np.float32), f"{source}.rest"
+        quiet[seen.apart] = 0
+        constants.append(numpy_helper.from_array(quiet, f"{source}.quiet"))
+        constants.append(numpy_helper.from_array(seen.apart, f"{source}.channels"))
+        nodes.append(helper.make_node("Mul", [source, f"{source}.quiet"], [rest]))
+        nodes.append(helper.make_node("Gather", [source, f"{source}.channels"], [f"{source}.apart"], axis=-1))
+    how = [f"{source}.scale", f"{source}.zero"]
+    nodes.append(helper.make_node("QuantizeLinear", [rest, *how], [f"{source}.int8"]))
+    nodes.append(helper.make_node("DequantizeLinear", [f"{source}.int8", *how], [f"{source}.again"]))
+    return nodes, constants
 
 
 def affine(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Give a world file a graph that multiplies in int8: calibrated on play, mixed precision under a quality budget.
 
-Ranges come from roll-outs of every start with random keys, not from single frames: what a tick does to its own later
-frames counts (Q-ARVD). A layer that would cost more than the budget allows stays in float32.
+Ranges come from roll-outs of every start with random keys, not from single frames, and so does what a layer costs: what
+a tick does to its own later frames counts, the first ones most, as all others follow from them (Q-ARVD). A layer that
+would cost more than the budget allows stays in float32, and so do the loud channels of the others.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from runtime.world import World
 
 TICKS = 40  # of each roll-out
 EVERY = 4  # ticks between those that ranges are taken from
-PROBES = 6  # ticks that a layer's error is measured on
+PROBED = 8  # ticks of each roll-out that a layer's error is measured on
 PRESSED = 0.3  # share of the time that a key is held
 HELD = 5  # ticks
 BUDGET = 35.0  # dB, mean PSNR of 50 free ticks against float32
@@ -41,13 +42,12 @@ def add_int8(world: World, out: Path, budget: float = BUDGET) -> dict[str, Any]:
         slim, whole = onnx.load(folder / file, load_external_data=False), onnx.load(folder / file)
     if not linears(slim):
         raise WorldFileError(f"{world.path}: its weights are not stored in int8: export it with --storage int8")
-    feeds = roll_outs(world, {value.name for value in slim.graph.input})
-    ranges, factors = calibrate(whole, feeds[::EVERY]), scales(whole)
-    probes = feeds[EVERY // 2 :: max(1, len(feeds) // PROBES)]
-    exact = run(whole, probes)
+    games = roll_outs(world, {value.name for value in slim.graph.input})
+    ranges, factors = calibrate(whole, [feed for game in games for feed in game[::EVERY]]), scales(whole)
+    exact = play(whole, games)
     errors = {}
     for name in linears(whole):
-        found = run(with_int8(whole, ranges, factors, [name]), probes)
+        found = play(with_int8(whole, ranges, factors, [name]), games)
         errors[name] = float(np.mean([relative_error(*pair) for pair in zip(found, exact, strict=True)]))
     order = sorted(errors, key=lambda name: errors[name])
     reference = Session(world, backend="onnxruntime", precision="fp32")
@@ -66,7 +66,12 @@ def add_int8(world: World, out: Path, budget: float = BUDGET) -> dict[str, Any]:
         best = max(psnr.values())
         raise CheckFailed(f"{world.path}: no layer can be int8 at {budget:g} dB, the best choice reaches {best:.1f} dB")
     write_with(world, out, with_int8(slim, ranges, factors, order[:count]), 9)
-    layers = [{"weight": name, "error": errors[name], "int8": name in order[:count]} for name in order]
+    apart = {
+        name: sum(ranges[node.input[0]].apart.size for node in one.products) for name, one in linears(whole).items()
+    }
+    layers = [
+        {"weight": name, "error": errors[name], "int8": name in order[:count], "apart": apart[name]} for name in order
+    ]
     return {"out": str(out), "bytes": out.stat().st_size, "layers": layers, "psnr": round(psnr[count], 2)}
 
 
@@ -81,14 +86,15 @@ def most(limit: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
-def roll_outs(world: World, inputs: Collection[str]) -> list[Feed]:
-    """What the tick is given while a world is played from each of its starts."""
-    manifest, feeds = world.manifest, []
+def roll_outs(world: World, inputs: Collection[str]) -> list[list[Feed]]:
+    """What the ticks are given while a world is played from each of its starts."""
+    manifest, games = world.manifest, []
     for seed, start in enumerate(manifest.starts):
         session = Session(world, backend="onnxruntime", precision="fp32", seed=seed, start=start.name)
         rng = np.random.default_rng(seed)
         prompt = session.backend.embed(start.prompt)
         held: list[str] = []
+        feeds: list[Feed] = []
         for tick in range(TICKS):
             if tick % HELD == 0:
                 held = [name for name in manifest.action_names if rng.random() < PRESSED]
@@ -97,13 +103,23 @@ def roll_outs(world: World, inputs: Collection[str]) -> list[Feed]:
             given |= {"action": world.action(held), "prompt": prompt, "noise": noise}
             feeds.append({name: array for name, array in given.items() if name in inputs})
             session.tick(held)
-    return feeds
+        games.append(feeds)
+    return games
 
 
-def run(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[np.ndarray]:
-    """The newest latent after each of these ticks."""
+def play(model: onnx.ModelProto, games: Sequence[Sequence[Feed]]) -> list[np.ndarray]:
+    """The newest latent after each of the first ticks of every game, played on from the model's own state."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [session.run(["next.latents"], feed)[0][:, -1] for feed in feeds]
+    inputs, names = {value.name for value in session.get_inputs()}, [value.name for value in session.get_outputs()]
+    latents = []
+    for game in games:
+        state: Feed = {}
+        for feed in game[:PROBED]:
+            after = dict(zip(names, session.run(names, {**feed, **state}), strict=True))
+            changed = {f"state.{name.removeprefix('next.')}": array for name, array in after.items()}
+            state = {name: array for name, array in changed.items() if name in inputs}
+            latents.append(after["next.latents"][:, -1])
+    return latents
 
 
 def write_with(world: World, out: Path, graph: onnx.ModelProto, level: int) -> Path:
