@@ -45,8 +45,8 @@ from worldmodel.train.run import load_weights
 STORAGES: dict[str, Callable[[str], str]] = {  # name: how each weight is stored
     "fp32": lambda name: "fp32",
     "fp16": lambda name: "fp16",
-    # The blocks' matrices are nine tenths of a world and bear int8 well; the decoder draws what is seen.
-    "int8": lambda name: "int8" if name.startswith("generator.blocks.") else "fp16",
+    # The blocks, and the encoder, which start pictures alone pass, bear int8 well; the decoder draws what is seen.
+    "int8": lambda name: "int8" if name.startswith(("generator.blocks.", "codec.encoder.")) else "fp16",
 }
 TEXTS = ("title", "licence", "credits", "trained_on", "default_prompt")
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load
 from safetensors.torch import save_file
 
+from export.int8 import Range, calibrate, linears, scales, with_int8
 from export.narrow import narrow
 from export.onnx import export_graphs
 from export.pack import load_world, pack, read_card
@@ -29,13 +30,14 @@ from runtime.backends.torch_cuda import TorchGpuBackend
 from runtime.cli.export import levels
 from runtime.errors import BackendError, CheckFailed, MissingExtraError, UsageError, WorldloopError
 from runtime.futures import futures, table
-from runtime.int8 import add_int8, most
+from runtime.int8 import add_int8, most, play, roll_outs
 from runtime.noise import tick_noise
-from runtime.parity import TOLERANCE, check_world, compare, psnr_of
+from runtime.parity import TOLERANCE, check_world, compare, psnr_of, relative_error
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
 from runtime.world import World
 from worldmodel import tick as native
+from worldmodel.begin import context_frames
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchWorld
@@ -374,6 +376,36 @@ def test_the_table_of_layers_begins_with_the_least_sensitive(calibrated):
     assert chosen == sorted(chosen, reverse=True) and chosen[0]
 
 
+def test_a_loud_channel_does_not_cost_the_others_their_precision(files, monkeypatch):
+    world, layer = World.open(files["int8"]), "generator.blocks.0.down.weight"
+    with world.unpacked() as folder:
+        model = onnx.load(folder / "tick.onnx")
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "generator.blocks.0.up.bias")
+    louder = onnx.numpy_helper.to_array(bias).copy()
+    louder[3] = 40  # goes through the activation as it is
+    bias.CopyFrom(onnx.numpy_helper.from_array(louder, bias.name))
+    games = roll_outs(world, {value.name for value in model.graph.input})
+    ranges, exact = calibrate(model, games[0]), play(model, games)
+
+    def error() -> float:
+        found = play(with_int8(model, ranges, scales(model), [layer]), games)
+        return float(np.mean([relative_error(*pair) for pair in zip(found, exact, strict=True)]))
+
+    products = linears(model)[layer].products
+    assert len(products) == SPEC.schedule.passes and all(3 in ranges[node.input[0]].apart for node in products)
+    kept_apart = error()
+    monkeypatch.setattr("export.int8.LOUD", np.inf)
+    assert not any(seen.apart.size for seen in ranges.values()) and kept_apart < error() / 3
+
+
+def test_an_activation_without_loud_channels_has_none_apart():
+    even, one = np.linspace(1, 1.9, 64, dtype=np.float32), np.ones(64, np.float32)
+    assert not Range(-even, even).apart.size and Range(-even, even).rest == pytest.approx((-1.9, 1.9))
+    one[[7, 40]] = 9
+    assert Range(-one, one / 2).apart.tolist() == [7, 40] and Range(-one, one / 2).rest == (-1, 0.5)
+    assert not Range(-0 * one, 0 * one).apart.size  # of nothing at all
+
+
 def test_a_budget_that_no_layer_keeps_is_said(files, tmp_path):
     with pytest.raises(CheckFailed, match="99 dB"):
         add_int8(World.open(files["int8"]), tmp_path / "never.world", budget=99)
@@ -399,6 +431,21 @@ def test_weights_are_stored_once_for_all_graphs(files):
     assert {stored[name].dtype.name for name in matrices if stored[name].size >= 1024} == {"int8"}
     parameters = sum(parameter.numel() for parameter in TorchWorld(SPEC).parameters())
     assert sum(array.size for name, array in stored.items() if not name.endswith(".scale")) < 1.1 * parameters
+
+
+def test_a_picture_is_encoded_by_bytes_and_shown_by_halves(files):
+    """The encoder makes a start and is heard no more; what the decoder loses is seen in every frame."""
+    stored = load(World.open(files["int8"]).read(LOCATION))
+    kinds = [stored[f"codec.{part}.1.first.weight"].dtype.name for part in ("encoder", "decoder")]
+    assert kinds == ["int8", "float16"]
+    frames = np.random.default_rng(0).integers(0, 256, (1, context_frames(SPEC), 32, 32, 3), np.uint8)
+    made = []
+    for storage in ("fp32", "int8"):
+        with World.open(files[storage]).unpacked() as folder:
+            run = onnxruntime.InferenceSession(folder / "begin.onnx", providers=["CPUExecutionProvider"])
+        actions = np.zeros((1, context_frames(SPEC), 2), np.float32)
+        made.append(run.run(["next.latents"], {"frames": frames, "actions": actions})[0])
+    assert 0 < relative_error(made[1], made[0]) < 0.02
 
 
 @pytest.mark.parametrize("shape", [(4, 300), (8, 4, 3, 3)])
