@@ -20,6 +20,7 @@ from worldmodel.prompt.grammar import Lab
 from worldmodel.train.envs import captions, vizdoom
 
 TEXTS = 2000  # per row of the table
+SAME_COLOUR = 12.0  # CIE76 distance up to which `worldloop eval` counts a colour as the one that was asked for
 SEEN = ("blue grey", "purplish grey")  # held out by name, but the shipped weights met them in another spelling
 
 
@@ -35,6 +36,14 @@ def colour_cases(
         roads.append(labs[road])
         grasses.append(labs[grass])
     return texts, np.array(roads), np.array(grasses)
+
+
+def scene_cases(rng: np.random.Generator) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Prompts as `worldloop eval` asks a world for: one name or both held out, the two colours well apart."""
+    scenes = [captions.scene_colours(rng, "test") for _ in range(TEXTS)]
+    texts = [captions.caption(rng, scene[0], scene[2], "test") for scene in scenes]
+    roads, grasses = (captions.lab(np.array([scene[at] for scene in scenes])) for at in (1, 3))
+    return texts, roads, grasses
 
 
 class LinearReadout:
@@ -78,22 +87,25 @@ def ciede2000(first: Lab, second: Lab) -> np.ndarray:
 
 
 def evaluate(encoder: PromptEncoder) -> dict[str, dict[str, float]]:
-    """Rows of the table: group of texts -> figures. CIE distances; "bound" is the share that is nearer than swapped."""
+    """Rows of the table: group of texts -> figures.
+
+    CIE distances; "both" is the share of texts both of whose colours are right, "bound" that nearer than swapped.
+    """
     rng = np.random.default_rng(7)
     held_out = [name for name in captions.held_out_names() if name not in SEEN]
     train_names = list(captions.train_names())
     texts, roads, grasses = colour_cases(rng, train_names, "train")
     vectors = encode_all(encoder, texts)
     read = LinearReadout(vectors[:, 0], roads), LinearReadout(vectors[:, 1], grasses)
-    groups: dict[str, tuple[Iterable[str], captions.Split]] = {
-        "names and templates of training": (train_names, "train"),
-        "names of training, held-out templates": (train_names, "test"),
-        "held-out compositions, held-out templates": ([n for n in held_out if " " in n], "test"),
-        "held-out plain names, held-out templates": ([n for n in held_out if " " not in n], "test"),
+    groups = {
+        "names and templates of training": colour_cases(rng, train_names, "train"),
+        "names of training, held-out templates": colour_cases(rng, train_names, "test"),
+        "held-out compositions, held-out templates": colour_cases(rng, [n for n in held_out if " " in n], "test"),
+        "held-out plain names, held-out templates": colour_cases(rng, [n for n in held_out if " " not in n], "test"),
+        "prompts of `worldloop eval`": scene_cases(rng),
     }
     rows = {}
-    for title, (names, split) in groups.items():
-        texts, roads, grasses = colour_cases(rng, names, split)
+    for title, (texts, roads, grasses) in groups.items():
         vectors = encode_all(encoder, texts)
         told = read[0](vectors[:, 0]), read[1](vectors[:, 1])
         row = {}
@@ -101,6 +113,8 @@ def evaluate(encoder: PromptEncoder) -> dict[str, dict[str, float]]:
             for measure, distance in (("76", np.linalg.norm(labs - wanted, axis=1)), ("00", ciede2000(labs, wanted))):
                 row[f"{part}_{measure}_median"] = float(np.median(distance))
                 row[f"{part}_{measure}_p90"] = float(np.percentile(distance, 90))
+        far = [np.linalg.norm(labs - wanted, axis=1) for labs, wanted in zip(told, (roads, grasses), strict=True)]
+        row["both"] = float((np.maximum(*far) <= SAME_COLOUR).mean())
         straight = np.linalg.norm(told[0] - roads, axis=1) + np.linalg.norm(told[1] - grasses, axis=1)
         swapped = np.linalg.norm(told[0] - grasses, axis=1) + np.linalg.norm(told[1] - roads, axis=1)
         apart = np.linalg.norm(roads - grasses, axis=1) >= 30
@@ -154,11 +168,12 @@ def onnx_cost(encoder: PromptEncoder, folder: Path) -> tuple[float, float]:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows as Markdown: median / 90th percentile of each distance."""
-    lines = ["| texts | road CIE76 | road CIEDE2000 | grass CIE76 | grass CIEDE2000 | bound right |", "|---" * 6 + "|"]
+    heads = ("texts", "road CIE76", "road CIEDE2000", "grass CIE76", "grass CIEDE2000", "both within 12", "bound right")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for title, row in rows.items():
         columns = [f"{part}_{measure}" for part in ("road", "grass") for measure in ("76", "00")]
         cells = [f"{row[f'{column}_median']:.1f} / {row[f'{column}_p90']:.1f}" for column in columns]
-        lines.append(f"| {title} | {' | '.join(cells)} | {100 * row['bound']:.1f} % |")
+        lines.append(f"| {title} | {' | '.join(cells)} | {100 * row['both']:.0f} % | {100 * row['bound']:.1f} % |")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.prompt.forbidden import Forbidden
 from worldmodel.train.envs import captions, vizdoom
 
 if TYPE_CHECKING:
@@ -164,14 +165,17 @@ class Example:
 
 
 def known_colours() -> dict[str, Lab]:
-    """Every colour name that may be trained on, in Lab: the whole survey's and CSS's, less what is held out."""
+    """Every colour name that may be trained on, in Lab: the whole survey's and CSS's, less what is held out.
+
+    What merely sounds like a held-out name stays if it is a training name: "dusky purple", but not "liliac".
+    """
     from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 
-    forbidden = captions.held_out_names()
+    forbidden, own = Forbidden(captions.held_out_names()), captions.train_names()
     found: dict[str, Lab] = {}
     for key, value in [*XKCD_COLORS.items(), *CSS4_COLORS.items()]:
         name = (key.removeprefix("xkcd:") if key.startswith("xkcd:") else split_css(key)).replace("/", " ")
-        if plainly(name) not in forbidden:
+        if name in own or name not in forbidden:
             found.setdefault(name, captions.lab(255 * np.array(to_rgb(value))))
     return found
 
