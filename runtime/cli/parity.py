@@ -10,7 +10,7 @@ import typer
 
 from runtime.backends import usable_backends
 from runtime.cli.options import BackendName, Json, finish
-from runtime.errors import CheckFailed, UsageError
+from runtime.errors import CheckFailed, UsageError, WorldloopError
 from runtime.futures import futures, table
 from runtime.world import World
 
@@ -28,42 +28,60 @@ def command(
 ) -> None:
     """Print the largest error of every output, in standard deviations of what is expected.
 
-    Exit 1 above the tolerance.
+    Exit 1 above the tolerance, 2 where a folder cannot be checked at all.
     """
     if ticks:
         rows = {path: futures_of(path, ticks) for path in paths}
         finish({"futures": rows}, json, "\n\n".join(f"{path}\n\n{table(found)}" for path, found in rows.items()))
         return
-    cases = [case for path in paths for case in (golden(Path(path)) if Path(path).is_dir() else [world(path, backend)])]
-    finish({"cases": cases}, json, "\n".join(line for case in cases for line in text(case)))
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    cases, unreadable = golden([case for folder in folders for case in inside(folder)])
+    cases += [world(path, backend) for path in paths if not Path(path).is_dir()]
+    if cases or not unreadable:
+        finish({"cases": cases}, json, "\n".join(line for case in cases for line in text(case)))
+    if unreadable:
+        raise UsageError("; ".join(unreadable))
     failed = [case["name"] for case in cases if not case["ok"]]
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(cases)} cases differ from what was recorded: {', '.join(failed)}")
 
 
-def golden(folder: Path) -> list[dict[str, Any]]:
-    """Check a golden folder, or every golden folder inside it."""
-    from worldmodel.families.golden import check, read_case
-
-    folders = (
-        [folder] if (folder / "meta.json").exists() else sorted(path.parent for path in folder.glob("*/meta.json"))
-    )
-    if not folders:
+def inside(folder: Path) -> list[Path]:
+    """A golden folder itself, or every golden folder in it."""
+    if (folder / "meta.json").exists():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/meta.json"))
+    if not found:
         raise UsageError(
             f"{folder}: no golden case here: expected a folder with meta.json, or a folder of such folders"
         )
-    verdicts = [check(read_case(path)) for path in folders]
-    return [
-        {
-            "name": verdict.name,
-            "kind": verdict.kind,
-            "ok": verdict.ok,
-            "tolerance": verdict.tolerance,
-            "outputs": {name: error if math.isfinite(error) else None for name, error in verdict.errors.items()},
-            "missing": list(verdict.missing),
-        }
-        for verdict in verdicts
-    ]
+    return found
+
+
+def golden(folders: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Check golden folders. One that cannot be checked does not keep the others from it: why not comes second."""
+    if not folders:
+        return [], []
+    from worldmodel.families.golden import check, read_case
+
+    checked, unreadable = [], []
+    for folder in folders:
+        try:
+            verdict = check(read_case(folder))
+        except WorldloopError as error:
+            unreadable.append(str(error))
+            continue
+        checked.append(
+            {
+                "name": verdict.name,
+                "kind": verdict.kind,
+                "ok": verdict.ok,
+                "tolerance": verdict.tolerance,
+                "outputs": {name: error if math.isfinite(error) else None for name, error in verdict.errors.items()},
+                "missing": list(verdict.missing),
+            }
+        )
+    return checked, unreadable
 
 
 def world(name: str, backend: str) -> dict[str, Any]:

@@ -223,9 +223,9 @@ class Encoder(nn.Module):
     def __init__(self, spec: WanVaeSpec) -> None:
         super().__init__()
         widths, grid = spec.widths, spec.side
-        self.conv1 = TimeConv(3, widths[0], grid)
+        self.conv1 = TimeConv(3, spec.dim, grid)
         layers: list[nn.Module] = []
-        for level, (dim_in, dim_out) in enumerate(pairwise((widths[0], *widths))):
+        for level, (dim_in, dim_out) in enumerate(pairwise((spec.dim, *widths))):
             for block in range(spec.num_res_blocks):
                 layers.append(ResidualBlock(dim_out if block else dim_in, dim_out, grid))
             if level < len(spec.temporal_downsample):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def run(case: Case) -> dict[str, Tensor]:
     """Kind `diamond_step`: play `run.frames` ticks."""
-    world = DiamondWorld(spec_of(case.meta)).eval()
+    with torch.device("meta"):
+        world = DiamondWorld(spec_of(case.meta)).eval()
     load_strictly(world.denoiser, case.weights, case.name)
     past, count = world.spec.num_steps_conditioning, case.meta["run"]["frames"]
     actions = torch.cat([case.inputs["act"], case.inputs["next_act"]], dim=1) if count > 1 else case.inputs["act"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.families.family import zero_state
 from worldmodel.families.loading import load_strictly
-from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, remember
+from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, remember, rename
 from worldmodel.families.open_oasis_dit import DitSpec
 from worldmodel.families.open_oasis_vae import VitVaeSpec
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 def run(case: Case) -> dict[str, Tensor]:
     """Kind `open_oasis`: the prompt's pictures, then a tick per further frame."""
-    world = OpenOasisWorld(spec_of(case.meta)).eval()
-    load_strictly(world, case.weights, case.name)
+    with torch.device("meta"):
+        world = OpenOasisWorld(spec_of(case.meta)).eval()
+    load_strictly(world, rename(case.weights), case.name)
     pictures, actions, noise = case.inputs["prompt_frames"], case.inputs["actions"], case.inputs["noise"]
     run, prompt = case.meta["run"], pictures.shape[1]
     latents = list(world.vae.encode(2 * pictures.flatten(0, 1) - 1).unflatten(0, pictures.shape[:2]).unbind(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from worldmodel.cache.attention import Group, Seen, rotate
@@ -22,6 +23,8 @@ from worldmodel.schedule.few_step import FewStep
 from worldmodel.schedule.plan import FlowTable, Level, Plan
 from worldmodel.schedule.rolling import Rolling
 from worldmodel.schedule.sampler import Steer, Stream
+
+GIVEN = Level(0.0, 0.0)  # the public code caches what it is given at timestep 0, whatever its context noise is
 
 # -- what meta.json says -----------------------------------------------------------------------------------------------
 
@@ -50,15 +53,17 @@ def wan_spec(case: Case) -> WanSpec:
 
 
 def action_spec(raw: dict) -> ActionSpec:
+    """Of a module that is switched off, the sizes may be left out."""
+    keys, mouse = raw["enable_keyboard"], raw["enable_mouse"]
     return ActionSpec(
         layers=tuple(raw["blocks"]),
         heads=raw["heads_num"],
-        keys=raw["keyboard_dim_in"] if raw["enable_keyboard"] else 0,
-        mouse=raw["mouse_dim_in"] if raw["enable_mouse"] else 0,
+        keys=raw["keyboard_dim_in"] if keys else 0,
+        mouse=raw["mouse_dim_in"] if mouse else 0,
         embedding=raw["hidden_size"],
-        mouse_dim=raw["mouse_hidden_dim"],
-        keyboard_dim=raw["keyboard_hidden_dim"],
-        turned=raw["mouse_qk_dim_list"][0],
+        mouse_dim=raw["mouse_hidden_dim"] if mouse else 0,
+        keyboard_dim=raw["keyboard_hidden_dim"] if keys else 0,
+        turned=raw["mouse_qk_dim_list" if "mouse_qk_dim_list" in raw else "rope_dim_list"][0],
         theta=raw["rope_theta"],
         rows_per_frame=raw["vae_time_compression_ratio"],
         window=raw["windows_size"],
@@ -73,10 +78,12 @@ def flow_table(case: Case) -> FlowTable:
 
 
 def levels(case: Case, suffix: str = "") -> tuple[Level, ...]:
-    """The step list of a schedule, warped if it says so; "_first_chunk" for the first block's own."""
+    """The timesteps of a schedule, as they are after warping; "_first_chunk" for the first block's own."""
     schedule, table = case.meta["schedule"], flow_table(case)
+    if f"timesteps{suffix}" in schedule:
+        return tuple(table.at(timestep) for timestep in schedule[f"timesteps{suffix}"])
     steps = schedule[f"denoising_step_list{suffix}"]
-    return table.warp(tuple(steps)) if schedule["warp"] else tuple(table.at(step) for step in steps if step)
+    return table.warp(tuple(steps)) if schedule["warp"] else tuple(table.at(step) for step in steps)
 
 
 def commit_level(case: Case) -> Level:
@@ -84,22 +91,40 @@ def commit_level(case: Case) -> Level:
 
 
 def transformer(case: Case) -> WanTransformer:
+    spec = wan_spec(case)
+    found = len({name.split(".")[1] for name in case.weights if name.startswith("blocks.")})
+    if spec.layers != found:
+        raise SpecError(f"golden case '{case.name}': model.num_layers is {spec.layers}, the weights have {found}")
     with torch.device("meta"):
-        model = WanTransformer(wan_spec(case))
+        model = WanTransformer(spec)
     load_strictly(model, case.weights, f"golden case '{case.name}'")
     return model.eval()
 
 
 def latent_size(case: Case) -> tuple[int, int]:
-    return case.meta["model"]["latent_height"], case.meta["model"]["latent_width"]
+    size = case.meta["model"]["latent_height"], case.meta["model"]["latent_width"]
+    found = {tuple(case.inputs[name].shape[-2:]) for name in ("noise", "latents") if name in case.inputs}
+    if found - {size}:
+        raise SpecError(
+            f"golden case '{case.name}': model.latent_height and _width are {size}, the inputs have {found}"
+        )
+    return size
+
+
+def prompt(case: Case) -> Tensor:
+    """Prompt embeddings with as many rows as the network attends to, zero rows among them."""
+    given = case.inputs["prompt_embeds"]
+    return nnf.pad(given, (0, 0, 0, case.meta["model"]["text_len"] - given.shape[-2]))
 
 
 def window(case: Case) -> int:
-    """Frames that the cache holds; without a limit as many as the case is long."""
+    """Frames that the cache holds; without a limit, or with one that is never reached, as many as the case is long."""
     run = case.meta["run"]
-    limit = run.get("local_attn_size", case.meta["model"].get("local_attn_size", -1))
+    limit = run.get("cache_frames", run.get("local_attn_size", case.meta["model"].get("local_attn_size", -1)))
+    sink = run.get("sink_frames", run.get("sink_size", case.meta["model"].get("sink_size", 0)))
     whole = (run["num_blocks"] + run.get("initial_blocks", 0)) * run["frames_per_block"]
-    return limit if limit > 0 else whole
+    longest = max(whole, sink + run["frames_per_block"])
+    return min(limit, longest) if limit > 0 else longest
 
 
 # -- the cases ---------------------------------------------------------------------------------------------------------
@@ -111,7 +136,7 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
     latents, timesteps, cross = (
         case.inputs["latents"],
         case.inputs["timesteps"],
-        model.cross(case.inputs["prompt_embeds"]),
+        model.cross(prompt(case)),
     )
     batch, frames = latents.shape[:2]
     groups = []
@@ -136,8 +161,8 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
         if call != "block1":  # its place is taken by the next call
             state = commit(cache, state, fresh)
     for layer in range(model.spec.layers):
-        outputs[f"cached.final_k.layer{layer}"] = cached(stream, state, "self", "k", layer)[:1]
-        outputs[f"cached.final_v.layer{layer}"] = cached(stream, state, "self", "v", layer)[:1]
+        outputs[f"cached.final_k.layer{layer}"] = cached(stream, state, "self", "k", layer)
+        outputs[f"cached.final_v.layer{layer}"] = cached(stream, state, "self", "v", layer)
     return outputs
 
 
@@ -149,10 +174,10 @@ def _clean(case: Case, noisy: Tensor, flow: Tensor, timesteps: Tensor) -> Tensor
 
 def _traced(case: Case, model: WanTransformer, latents: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
     """The parts of a pass that can be had without running it."""
-    embedded, six = model.embed_time(timesteps[:1])
+    embedded, six = model.embed_time(timesteps)
     return {
-        "nocache.debug.patch_tokens": model.embed(latents[:1]).flatten(1, 2),
-        "nocache.debug.text_embedding": model.embed_text(case.inputs["prompt_embeds"][:1]),
+        "nocache.debug.patch_tokens": model.embed(latents).flatten(1, 2),
+        "nocache.debug.text_embedding": model.embed_text(prompt(case)),
         "nocache.debug.time_embedding": embedded,
         "nocache.debug.time_projection": six,
     }
@@ -169,7 +194,13 @@ class Draws:
     def __init__(self, case: Case, chunk: int) -> None:
         self.chunk, self.inputs = chunk, case.inputs
         self.start = case.inputs["noise"]
-        self.batch = self.start.shape[0]
+        self.batch, blocks = self.start.shape[0], case.meta["run"]["num_blocks"]
+        if self.start.shape[1] != blocks * chunk:
+            raise SpecError(
+                f"golden case '{case.name}': run.num_blocks is {blocks}, the noise has {self.start.shape[1]} frames"
+            )
+        # A first block with a step list of its own is not among the others; in a single step it uses no such noise.
+        self.apart = "denoising_step_list_first_chunk" in case.meta["schedule"]
         self.taken: dict[int, int] = {}
 
     def take(self, block: int) -> Tensor:
@@ -177,11 +208,11 @@ class Draws:
         self.taken[block] = step + 1
         if step == 0:
             return self.start[:, block * self.chunk : (block + 1) * self.chunk]
-        first = self.inputs.get("first_block_step_noise")
-        if block == 0 and first is not None:
-            return first[step - 1].reshape(self.batch, self.chunk, *self.start.shape[2:])
-        index = block if first is None else block - 1
-        return self.inputs["step_noise"][index, step - 1].reshape(self.batch, self.chunk, *self.start.shape[2:])
+        if self.apart and block == 0:
+            between = self.inputs["first_block_step_noise"]
+        else:
+            between = self.inputs["step_noise"][block - self.apart]
+        return between[step - 1].reshape(self.batch, self.chunk, *self.start.shape[2:])
 
     def tick(self, plan: Plan, block: int, renoise: bool) -> Tensor:
         """Everything that the tick which makes `block` consumes."""
@@ -205,16 +236,18 @@ def generate(
 def run_self_forcing(case: Case) -> dict[str, Tensor]:
     """Kinds `self_forcing_block`, `self_forcing_window`, `causal_forcing`: block by block, few steps."""
     run, model = case.meta["run"], transformer(case)
+    if run.get("cfg_guidance") is not None:
+        raise SpecError(f"golden case '{case.name}': run.cfg_guidance must be null: got {run['cfg_guidance']}")
     chunk = run["frames_per_block"]
     cache = SinkWindow(window(case), run["sink_size"], chunk)
     stream = Stream(model, cache, few_step(case), latent_size(case), commit_level=commit_level(case))
     draws = Draws(case, chunk)
-    state = stream.prompted(stream.empty(draws.batch), case.inputs["prompt_embeds"])
+    state = stream.prompted(stream.empty(draws.batch), prompt(case))
     given = []
     if run.get("initial_blocks", 0):
         given = list(case.inputs["initial_latent"].split(chunk, 1))
         for block in given:
-            state = stream.append(state, block)
+            state = stream.append(state, block, level=GIVEN)
     made, state = generate(case, stream, state, range(run["num_blocks"]), draws)
     return {"latents": torch.cat(given + made, 1), **final_keys(stream, state)}
 
@@ -226,7 +259,7 @@ def run_camera(case: Case) -> dict[str, Tensor]:
     cache = SinkWindow(window(case), run["sink_size"], chunk)
     stream = Stream(model, cache, few_step(case), latent_size(case), commit_level=commit_level(case))
     draws = Draws(case, chunk)
-    state = stream.prompted(stream.empty(draws.batch), case.inputs["prompt_embeds"])
+    state = stream.prompted(stream.empty(draws.batch), prompt(case))
     steer = {"camera": projections(case.inputs["viewmats"], case.inputs["Ks"])}
     made, state = generate(case, stream, state, range(run["num_blocks"]), draws, steer)
     last = model.spec.layers - 1
@@ -248,8 +281,8 @@ def run_longlive(case: Case) -> dict[str, Tensor]:
     technique = RelativeSinkWindow if relative else SinkWindow
     cache = technique(window(case), run["sink_size"], chunk)
     stream = Stream(model, cache, few_step(case), latent_size(case), commit_level=commit_level(case))
-    prompts, draws = case.inputs["prompt_embeds"], Draws(case, chunk)
-    switches = [-(-frame // chunk) for frame in run["switch_frames"]]  # blocks
+    prompts, draws = prompt(case), Draws(case, chunk)
+    switches = [frame // chunk for frame in run["switch_effective_at_frame"]]  # blocks
     state = stream.prompted(stream.empty(draws.batch), prompts[0])
     made: list[Tensor] = []
     outputs: dict[str, Tensor] = {}
@@ -269,11 +302,13 @@ def run_rolling_forcing(case: Case) -> dict[str, Tensor]:
     """Kind `rolling_forcing`: warm-up, steady state, drain."""
     run, model = case.meta["run"], transformer(case)
     chunk = run["frames_per_block"]
-    cache = RollingSink(run["cache_frames"], run["sink_frames"], chunk, run["max_attention_frames"])
+    cache = RollingSink(window(case), run["sink_frames"], chunk, run["max_attention_frames"])
     schedule = Rolling(levels(case))
+    if run["num_blocks"] < schedule.blocks:
+        raise SpecError(f"golden case '{case.name}': run.num_blocks must be at least the window's {schedule.blocks}")
     stream = Recorded(model, cache, schedule, latent_size(case), commit_level=commit_level(case))
     draws = Draws(case, chunk)
-    state = stream.prompted(stream.empty(draws.batch), case.inputs["prompt_embeds"])
+    state = stream.prompted(stream.empty(draws.batch), prompt(case))
     made, blocks = [], run["num_blocks"]
     for block in range(blocks):
         left = blocks - block
@@ -313,7 +348,7 @@ def run_reward_forcing(case: Case) -> dict[str, Tensor]:
     cache = EmaSink(window(case), run["sink_size"], chunk, run["sink_ema_alpha"])
     stream = Stream(model, cache, few_step(case), latent_size(case), commit_level=commit_level(case))
     draws = Draws(case, chunk)
-    state = stream.prompted(stream.empty(draws.batch), case.inputs["prompt_embeds"])
+    state = stream.prompted(stream.empty(draws.batch), prompt(case))
     made: list[Tensor] = []
     outputs: dict[str, Tensor] = {}
     updates = 0
@@ -343,7 +378,7 @@ def run_matrix_game2(case: Case) -> dict[str, Tensor]:
     state = stream.prompted(stream.empty(draws.batch), image=case.inputs["image_embeds"])
     frames = torch.arange(run["num_blocks"] * chunk)
     steer = {"channels": case.inputs["cond_concat"]}
-    steer |= {name: told_rows(case.inputs[name], frames, spec) for name in ("mouse", "keyboard") if name in case.inputs}
+    steer |= {name: told_rows(case.inputs[name], frames, spec) for name in spec.steers}
     made, state = generate(case, stream, state, range(run["num_blocks"]), draws, steer)
     outputs = {"latents": torch.cat(made, 1), **final_keys(stream, state)}
     for place, layer in enumerate(spec.layers):

@@ -26,9 +26,7 @@ def run(case: Case) -> dict[str, Tensor]:
     model = _model(case)
     spec, plan, inputs = model.spec, case.meta["run"], case.inputs
     batch, given = plan["batch"], plan["given_frames"]
-    controls = torch.cat(
-        [inputs["mouse"], inputs["buttons"].float(), inputs["scroll"].float().sign().unsqueeze(1)], dim=1
-    )
+    controls = _controls(inputs)
     prompt = inputs["prompt_embeds"] if "prompt_embeds" in inputs else torch.zeros(batch, 0, spec.prompt_embedding_dim)
     outputs: dict[str, Tensor] = {"sigmas": torch.tensor(spec.sigmas)}
     state = {name: torch.zeros(batch, *shape[1:], dtype=dtype) for name, (shape, dtype) in state_shapes(model).items()}
@@ -53,7 +51,8 @@ def _model(case: Case) -> WaypointTransformer:
     shapes = {name: tuple(tensor.shape) for name, tensor in case.weights.items()}
     schedule = case.meta["schedule"]
     told = {"scheduler_sigmas": schedule["sigmas"], "cache_pass_sigma": schedule["cache_pass_sigma"]}
-    model = WaypointTransformer(spec_of(shapes, {**case.meta["model"]["config"], **told})).eval()
+    with torch.device("meta"):
+        model = WaypointTransformer(spec_of(shapes, {**case.meta["model"]["config"], **told})).eval()
     load_strictly(model, case.weights, case.name)
     return model
 
@@ -101,7 +100,8 @@ def run_ae(case: Case) -> dict[str, Tensor]:
     spec = waypoint_ae.spec_of({name: tuple(tensor.shape) for name, tensor in case.weights.items()})
     if spec is None:
         raise SpecError(f"{case.name}: its weights are not those of a Waypoint-1 autoencoder")
-    ae = WaypointAe(spec).eval()
+    with torch.device("meta"):
+        ae = WaypointAe(spec).eval()
     load_strictly(ae, fuse(case.weights), case.name)
     decoded = ae.decode(case.inputs["latents"])
     rows, columns = case.meta["run"]["stored_every"]

@@ -63,6 +63,8 @@ class WanSpec:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
+        if min(self.patch) < 1:
+            raise SpecError(f"patch must be at least one latent row and column: got {self.patch}")
         if self.dim % self.heads or self.head_dim % 2:
             raise SpecError(f"dim must be heads × an even number: got {self.dim} and {self.heads} heads")
         if self.camera and self.head_dim % 4:

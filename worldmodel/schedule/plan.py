@@ -24,6 +24,9 @@ class Level(NamedTuple):
     timestep: float  # 0 … 1000
 
 
+LONGEST_TABLE = 1_000_000  # training steps; models have 1,000
+
+
 @dataclass(frozen=True)
 class FlowTable:
     """The training steps of a flow-matching model, whose sigmas are shifted towards noise (SD3's shift.
@@ -35,8 +38,10 @@ class FlowTable:
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.shift <= 0 or self.steps < 1:
-            raise SpecError(f"a flow table needs shift > 0 and steps ≥ 1: got {self.shift} and {self.steps}")
+        if self.shift <= 0 or not 1 <= self.steps <= LONGEST_TABLE:
+            raise SpecError(
+                f"a flow table needs shift > 0 and 1 to {LONGEST_TABLE} steps: got {self.shift} and {self.steps}"
+            )
 
     def at(self, timestep: float) -> Level:
         """The level of a timestep.

@@ -176,14 +176,14 @@ class Stream:
             self._columns[key] = column.repeat_interleave(self.cache.chunk)[None, :, None, None, None]
         return self._columns[key]
 
-    def append(self, state: State, latents: Tensor, steer: Steer | None = None) -> State:
+    def append(self, state: State, latents: Tensor, steer: Steer | None = None, level: Level | None = None) -> State:
         """Commit given clean latents [batch, chunk, …] as the next block, such as a start picture.
 
-        A pass of its own.
+        A pass of its own. level: what the network is told of them, where that is not the commit level.
         """
         walk = _Walk(self, state)
         walk.flush()
-        walk.commit(latents, steer or {})
+        walk.commit(latents, steer or {}, level)
         return walk.state
 
     def reprime(self, state: State) -> State:
@@ -270,10 +270,10 @@ class _Walk:
         else:
             self.commit(latents, steer)
 
-    def commit(self, latents: Tensor, steer: Steer) -> None:
+    def commit(self, latents: Tensor, steer: Steer, level: Level | None = None) -> None:
         """The cache pass: run the clean block once more and keep its keys and values."""
-        level = (self.stream.commit_level,)
-        self._pass(latents, level, steer, lambda branch: (self._clean(branch),), EVERY, silent=latents.shape[1])
+        row = (level or self.stream.commit_level,)
+        self._pass(latents, row, steer, lambda branch: (self._clean(branch),), EVERY, silent=latents.shape[1])
         self._make_room()
         self._fill(self.fresh, latents, steer)
 
