@@ -69,7 +69,7 @@ class WorldSpec:
     window: int = 3  # latest clean frames that attention reads
     codec: CodecSpec = field(default_factory=CodecSpec)
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
-    schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.5, 0.25, 0.12, 0.06))
+    schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.3))
 
     def __post_init__(self) -> None:
         if self.sink != 1:

@@ -168,8 +168,9 @@ def first_noise(noise: Tensor) -> Tensor:
     With a number for every place, each would be sampled by itself and the picture torn: what is open about a next frame
     is few things, and they concern all of it (FGN, arXiv:2506.10772, draws 32 numbers for the weather of the world).
     """
-    places = noise.shape[-2] * noise.shape[-1]
-    return (noise.mean((-2, -1), keepdim=True) * math.sqrt(places)).expand_as(noise)
+    rows, columns = noise.shape[-2:]
+    common = noise.mean((-2, -1), keepdim=True) * math.sqrt(rows * columns)
+    return common.expand(*[-1] * (noise.dim() - 2), rows, columns)
 
 
 def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
