@@ -49,7 +49,7 @@ def store_weights(
     slim = {}
     for graph_name, model in models.items():
         model = onnx.ModelProto.FromString(model.SerializeToString())
-        graph, first, outside = model.graph, [], []
+        graph, first, named = model.graph, [], []
         large = [tensor for tensor in graph.initializer if _size(tensor) >= SMALL or tensor.name.startswith(PREFIX)]
         for tensor in large:
             graph.initializer.remove(tensor)
@@ -60,16 +60,18 @@ def store_weights(
                 if key in kept and not np.array_equal(kept[key], array):
                     raise SpecError(f"weight {key} differs between graphs")
                 kept[key] = array
-                outside.append(key)
+                named.append(key)
             first += stored.nodes
         nodes = [*first, *graph.node]
         del graph.node[:]
         graph.node.extend(nodes)
-        slim[graph_name], refer[graph_name] = model, outside
+        slim[graph_name], refer[graph_name] = model, named
     file, places = safetensors_bytes(kept)
     for graph_name, model in slim.items():
         for key in refer[graph_name]:
-            model.graph.initializer.append(_outside(key, kept[key], places[key]))
+            array = kept[key]
+            wide = helper.np_dtype_to_tensor_dtype(array.dtype)
+            model.graph.initializer.append(outside(key, wide, array.shape, LOCATION, places[key]))
     return slim, file
 
 
@@ -151,48 +153,62 @@ def read_weights(file: bytes) -> dict[str, np.ndarray]:
     return weights
 
 
-SAFETENSORS_TYPES = {
-    "float32": "F32",
-    "float16": "F16",
-    "int8": "I8",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
+SAFETENSORS_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "F32",
+    TensorProto.FLOAT16: "F16",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.INT8: "I8",
+    TensorProto.INT64: "I64",
+    TensorProto.INT32: "I32",
+    TensorProto.UINT8: "U8",
+    TensorProto.BOOL: "BOOL",
 }
 
 
 def safetensors_bytes(tensors: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """A safetensors file and where in it each tensor lies: (offset from the file's beginning, bytes).
+    """A safetensors file and where in it each tensor lies: (offset from the file's beginning, bytes)."""
+    described = {
+        name: (helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.nbytes)
+        for name, array in tensors.items()
+    }
+    header, places = safetensors_header(described)
+    return b"".join([header, *(np.ascontiguousarray(tensors[name]).tobytes() for name in places)]), places
+
+
+def safetensors_header(
+    tensors: Mapping[str, tuple[int, tuple[int, ...], int]],
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """How a safetensors file begins, and where in it each tensor lies, in the order of the file.
 
     Written here because a graph needs the offsets, which the library does not give away. Wide types come first, and the
     header is padded, so that all tensors are aligned.
+
+    tensors: name → (ONNX type, shape, bytes).
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, object] = {}
+
+    def width(name: str) -> int:
+        return helper.tensor_dtype_to_np_dtype(tensors[name][0]).itemsize
+
+    order = sorted(tensors, key=lambda name: (-width(name), name))
+    entries: dict[str, object] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     at = 0
     for name in order:
-        array = tensors[name]
-        header[name] = {
-            "dtype": SAFETENSORS_TYPES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
-        }
-        at += array.nbytes
-    text = json.dumps(header).encode()
+        kind, shape, size = tensors[name]
+        offsets[name] = (at, size)
+        entries[name] = {"dtype": SAFETENSORS_TYPES[kind], "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(entries).encode()
     text += b" " * (-(len(text) + 8) % 64)
     begin = 8 + len(text)
-    parts = [np.ascontiguousarray(tensors[name]).tobytes() for name in order]
-    offsets = {name: entry["data_offsets"] for name, entry in header.items()}  # type: ignore[index]
-    places = {name: (begin + a, b - a) for name, (a, b) in offsets.items()}
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts]), places
+    return len(text).to_bytes(8, "little") + text, {name: (begin + at, size) for name, (at, size) in offsets.items()}
 
 
-def _outside(name: str, array: np.ndarray, place: tuple[int, int]) -> TensorProto:
-    """An initializer whose values lie in the weights file."""
-    tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+def outside(name: str, kind: int, shape: tuple[int, ...], location: str, place: tuple[int, int]) -> TensorProto:
+    """An initializer whose values lie in a weights file. kind: of TensorProto.DataType."""
+    tensor = TensorProto(name=name, data_type=kind, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", LOCATION), ("offset", place[0]), ("length", place[1])):
+    for key, value in (("location", location), ("offset", place[0]), ("length", place[1])):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
 

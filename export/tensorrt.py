@@ -74,12 +74,13 @@ class Engine:
 
 
 def build(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Path,
     about: About,
     progress: Callable[[str, int, int], None] = lambda phase, at, of: None,
     timings: Path | None = None,
 ) -> Engine:
     """Parse and build, strongly typed. The model's weights lie inside it; it is float32, and made `about.precision`.
+    A graph's file is taken as it is, its weights lying beside it.
 
     progress: is told the phase, the step and how many steps it has. timings: a file of what was measured while earlier
     engines were tuned for this GPU; it is read, and written anew.
@@ -89,7 +90,11 @@ def build(
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(narrow(model, about.precision).SerializeToString()):
+    if isinstance(model, Path):
+        parsed = parser.parse_from_file(str(model))
+    else:
+        parsed = parser.parse(narrow(model, about.precision).SerializeToString())
+    if not parsed:
         raise EngineError(f"{about.package} cannot read the {about.graph} graph: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, progress)

@@ -2,6 +2,8 @@
 
 Inputs `state.NAME`… and `noise`; outputs `next.NAME`… of what changes; the pictures are `next.queue`. One player. What
 the schedule and the cache decide is the same in every tick once the cache is full, so the graph holds it as constants.
+
+    write_block(world, state, folder)    # block.onnx, and its weights beside it in a file of any size
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from export.quantize import PREFIX, outside, safetensors_header
 from worldmodel.cache import attention, base
 from worldmodel.cache.sink_window import SinkWindow
 from worldmodel.errors import SpecError
@@ -25,6 +29,12 @@ from worldmodel.families.wan_world import WanWorld
 from worldmodel.schedule import sampler
 
 OPSET = 18
+GRAPH, WEIGHTS = "block.onnx", "block.safetensors"  # one protobuf holds 2 GB; a file of weights has no such limit
+TYPES = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.bfloat16: onnx.TensorProto.BFLOAT16,
+}
 State = dict[str, Tensor]
 
 
@@ -60,9 +70,52 @@ def steady_state(world: WanWorld, prompt: Tensor) -> State:
     return state
 
 
-@torch.no_grad()
+def write_block(world: WanWorld, state: State, folder: Path) -> Path:
+    """Trace the block on a state from `steady_state`, in the world's own precision; gives the graph's file.
+
+    The weights are written one after the other, never all copied.
+    """
+    model = trace_block(world, state)
+    weights = weights_of(world, model)
+    described = {
+        name: (TYPES[tensor.dtype], tuple(tensor.shape), tensor.numel() * tensor.element_size())
+        for name, tensor in weights.items()
+    }
+    header, places = safetensors_header(described)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(header)
+        for name in places:
+            file.write(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, (kind, shape, _) in described.items():
+        model.graph.initializer.append(outside(name, kind, shape, WEIGHTS, places[name]))
+    onnx.save(model, folder / GRAPH)
+    onnx.checker.check_model(folder / GRAPH, full_check=True)
+    return folder / GRAPH
+
+
 def export_block(world: WanWorld, state: State) -> onnx.ModelProto:
-    """Trace the block on a state from `steady_state`; the weights lie inside the model."""
+    """The same with the weights inside, for small worlds. float32 or fp16."""
+    model = trace_block(world, state)
+    for name, tensor in weights_of(world, model).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor.detach().cpu().numpy(), name))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def weights_of(world: WanWorld, model: onnx.ModelProto) -> State:
+    """Takes the weights, which tracing leaves as inputs, from the graph's inputs; gives them by the same names."""
+    known = {f"{PREFIX}{name}": part for name, part in [*world.named_parameters(), *world.named_buffers()]}
+    names = [value.name for value in model.graph.input if value.name in known]
+    kept = [value for value in model.graph.input if value.name not in known]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return {name: known[name] for name in names}
+
+
+@torch.no_grad()
+def trace_block(world: WanWorld, state: State) -> onnx.ModelProto:
+    """The graph, its weights among its inputs."""
     about = world.about
     if about.buttons or world.spec.guidance is not None or not isinstance(world.spec.cache, SinkWindow):
         raise SpecError(
@@ -79,6 +132,7 @@ def export_block(world: WanWorld, state: State) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # sizes and decisions become constants: that is what the graph is for
         torch.onnx.export(
             BlockGraph(world, names, changed).eval(), (noise, *state.values()), file, dynamo=False, opset_version=OPSET,
+            export_params=False, do_constant_folding=False,  # which makes new weights of old ones
             input_names=["noise", *(f"state.{name}" for name in names)],
             output_names=[f"next.{name}" for name in changed],
         )  # fmt: skip
@@ -89,7 +143,6 @@ def export_block(world: WanWorld, state: State) -> onnx.ModelProto:
         value.type.tensor_type.shape.CopyFrom(
             onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape])
         )
-    onnx.checker.check_model(model, full_check=True)
     return model
 
 
@@ -115,7 +168,8 @@ def tidy(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def exportable(world: WanWorld) -> Iterator[None]:
-    """Without complex numbers, which ONNX does not have: a turn is its angle, and rotating takes its cosine."""
+    """Without what the exporter gets wrong, and without complex numbers, which ONNX does not have: a turn is its angle,
+    and rotating takes its cosine."""
 
     def unit(angle: Tensor) -> Tensor:
         return angle.float()
@@ -134,6 +188,10 @@ def exportable(world: WanWorld) -> Iterator[None]:
         whole = [shape[at] // known if size == -1 else int(size) for size in sizes]
         return x.reshape(*shape[:at], *whole, *shape[at + 1 :])
 
+    def addcmul(x: Tensor, a: Tensor, b: Tensor, value: float = 1) -> Tensor:
+        """The exporter's own multiplies by a float32 one, which narrow graphs do not take."""
+        return x + a * b * value if value != 1 else x + a * b
+
     def write(
         store: Tensor, slots: Tensor, value: Tensor, live: Tensor | None = None, in_place: bool = False
     ) -> Tensor:
@@ -148,6 +206,7 @@ def exportable(world: WanWorld) -> Iterator[None]:
     world.transformer._places, world.transformer._turns = {}, {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(exchanged(Tensor, "unflatten", unflatten))
+        stack.enter_context(exchanged(torch, "addcmul", addcmul))
         for writer in (base, sampler):
             stack.enter_context(exchanged(writer, "write", write))
         for module in (attention, wan_transformer):

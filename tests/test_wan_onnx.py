@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from export.narrow import narrow
 from export.tensorrt import About, build
-from export.wan_onnx import block, export_block, steady_state
+from export.wan_onnx import block, export_block, steady_state, write_block
+from runtime.cli import main
 from worldmodel.cache.sink_window import SinkWindow
 from worldmodel.codec.taehv import TaehvSpec
 from worldmodel.errors import SpecError
-from worldmodel.families.wan_transformer import WanSpec
+from worldmodel.families.wan_transformer import WanSpec, WanTransformer
 from worldmodel.families.wan_world import WanWorld, WanWorldSpec
 from worldmodel.schedule.few_step import FewStep
 from worldmodel.schedule.plan import FlowTable
@@ -37,8 +42,9 @@ def played() -> tuple[WanWorld, dict, onnx.ModelProto]:
     return world, state, export_block(world, state)
 
 
-def run(model: onnx.ModelProto, state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def run(model: onnx.ModelProto | Path, state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
+    graph = model if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     given = {"noise": noise.numpy(), **{f"state.{name}": np.asarray(part) for name, part in state.items()}}
     names = [value.name for value in session.get_outputs()]
     made = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
@@ -70,6 +76,61 @@ def test_a_narrow_graph_knows_late_positions(played):
     noise = torch.randn(1, *world.about.noise_shape)
     wide, slim = (run(graph, late, noise)["recent"] for graph in (model, narrow(model, "fp16")))
     assert np.square(wide - slim).mean() < 1e-4 * np.square(wide).mean()
+
+
+def test_weights_lie_beside_the_graph_so_that_they_may_be_of_any_size(played, tmp_path):
+    world, state, model = played
+    file = write_block(world, state, tmp_path / "new")
+    weights = load_file(tmp_path / "new" / "block.safetensors")
+    known = dict([*world.named_parameters(prefix="world"), *world.named_buffers(prefix="world")])
+    assert all(torch.equal(part, known[name]) for name, part in weights.items()) and len(weights) > 60
+    assert not any(tensor.raw_data for tensor in onnx.load(file, load_external_data=False).graph.initializer)
+    noise = torch.randn(1, *world.about.noise_shape)
+    found, expected = run(file, state, noise), run(model, state, noise)
+    assert all(np.array_equal(found[name], part) for name, part in expected.items())
+
+
+def test_a_graph_in_a_narrow_type_of_its_own(played, tmp_path):
+    """Angles stay float32 in it, too: late positions are told apart."""
+    spec, state, model = played[0].spec, dict(played[1]), played[2]
+    world = WanWorld(spec).eval().requires_grad_(False)
+    world.load_state_dict(played[0].state_dict())
+    slim = {name: part.half() if part.dtype == torch.float32 else part for name, part in state.items()}
+    file = write_block(world.half(), slim, tmp_path)
+    late = [
+        {**one, "cache.next": one["cache.next"] + 9_999, "cache.frame": one["cache.frame"] + 9_999}
+        for one in (state, slim)
+    ]
+    noise = torch.randn(1, *world.about.noise_shape)
+    wide, narrow_one = run(model, late[0], noise)["recent"], run(file, late[1], noise.half())["recent"]
+    assert narrow_one.dtype == np.float16
+    assert np.square(wide - narrow_one).mean() < 1e-4 * np.square(wide).mean()
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    return int(left.value.code or 0), told.out, told.err
+
+
+def test_an_imported_world_becomes_a_graph_by_the_command(tmp_path, capsys):
+    torch.manual_seed(0)
+    spec = WanSpec(dim=24, ffn_dim=32, heads=2, layers=1, freq_dim=16, in_channels=4, out_channels=4, text_dim=8)
+    save_file(WanTransformer(spec).state_dict(), tmp_path / "longlive.safetensors")
+    sizes = ("--heads", 2, "--height", 2, "--width", 4)
+    code, _, err = command(capsys, "import", tmp_path / "longlive.safetensors", "--out", tmp_path / "w.world", *sizes)
+    assert code == 0, err
+    code, out, err = command(capsys, "export", tmp_path / "w.world", "--to", "onnx", "--out", tmp_path / "w", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    graph = onnx.load(told["out"])  # its weights lie where it says
+    assert told["bytes"] == sum(file.stat().st_size for file in (tmp_path / "w").iterdir())
+    assert {"noise", "state.kv.self.k", "state.cross.k"} <= {value.name for value in graph.graph.input}
+    assert {"next.queue", "next.kv.self.k"} <= {value.name for value in graph.graph.output}
+    earlier = Path(__file__).parent / "worlds" / "format1-kv-by-slot.world"
+    code, _, err = command(capsys, "export", earlier, "--to", "onnx")
+    assert code == 2 and "holds its graphs already" in err
 
 
 def test_what_is_steered_is_refused():

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from runtime import encoder_folder
-from runtime.backends import Backend, check_precision
+from runtime.backends import check_precision
 from runtime.errors import BackendError, PromptError, WorldFileError
 from runtime.manifest import Action, Manifest, TensorSpec
 from runtime.world import State, World
@@ -64,7 +64,7 @@ def imported(
 
 def load_family(
     world: World, threads: int, precision: str, players: int, device: torch.device | None = None
-) -> Backend:
+) -> ImportedBackend:
     """The backend of a world file that `worldloop import` wrote. device: the CPU, if none is given."""
     from export.family_world import WEIGHTS
     from worldmodel.families.family import build, recognise

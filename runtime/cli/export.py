@@ -1,5 +1,5 @@
 """`worldloop export`: pack a trained world into a world file and prove that it plays the same; give it a graph in int8;
-build engines for NVIDIA GPUs of it."""
+build engines for NVIDIA GPUs of it; write the graph of an imported world."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from runtime.errors import CheckFailed, UsageError
 from runtime.parity import PSNR_FLOOR, TICKS, TOLERANCE, compare_all
 from runtime.session import Session
 from runtime.world import World
+
+if TYPE_CHECKING:
+    from export.tensorrt import Engine
 
 app = typer.Typer(add_completion=False)
 
@@ -48,11 +51,16 @@ def command(
     to: Annotated[
         str,
         typer.Option(
-            help="onnx: the world file of a RUN; int8: a WORLD with a calibrated graph for onnxruntime; tensorrt-rtx "
-            "(needs no GPU), tensorrt: engines of a WORLD"
+            help="onnx: the world file of a RUN, the graph of an imported WORLD; int8: a WORLD with a calibrated graph "
+            "for onnxruntime; tensorrt-rtx (needs no GPU), tensorrt: engines of a WORLD"
         ),
     ] = "onnx",
-    precision: Annotated[str, typer.Option(help="of an engine: fp16 or bf16")] = "bf16",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="of an engine: bf16 (default) or fp16; of an imported world's graph also fp32 (default: its own)"
+        ),
+    ] = None,
     players: Annotated[int, typer.Option(help="of an engine: players in one batch", min=1, max=1024)] = 1,
     json: Json = False,
 ) -> None:
@@ -65,7 +73,17 @@ def command(
         finish(found, json, layers(found))
         return
     if to != "onnx":
-        engines(World.open(run), to, precision, players, out, json)
+        engines(World.open(run), to, precision or "bf16", players, out, json)
+        return
+    if run.is_file():
+        opened = World.open(run)
+        graph = imported_graph(opened, precision, out or Path(opened.manifest.name))
+        size = sum(file.stat().st_size for file in (graph, graph.with_suffix(".safetensors")))
+        finish(
+            {"out": str(graph), "bytes": size},
+            json,
+            f"{graph}: {size / 1e6:.1f} MB with its weights, which lie beside it",
+        )
         return
     if card is None:
         raise UsageError("--card is missing: a world file has a title, a licence, prompts, starts; see export/pack.py")
@@ -98,20 +116,54 @@ def command(
         raise CheckFailed(f"{target} plays another game than torch on {', '.join(f['backend'] for f in failed)}")
 
 
+def imported_graph(world: World, precision: str | None, folder: Path) -> Path:
+    """The steady block of an imported world, its weights beside it."""
+    import torch
+
+    from export.wan_onnx import steady_state, write_block
+    from runtime.backends import default_threads
+    from runtime.backends.imported import load_family
+    from worldmodel.families.wan_world import WanWorld
+
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if precision is not None and precision not in types:
+        raise UsageError(f"--precision {precision}: a graph is in one of {', '.join(types)}")
+    if "family" not in (world.manifest.spec or {}):
+        raise UsageError(
+            f"{world.path} holds its graphs already; --to int8, tensorrt-rtx or tensorrt makes more of them"
+        )
+    playable = load_family(world, default_threads(), "auto", 1).playable
+    if not isinstance(playable, WanWorld):
+        raise UsageError(f"{world.manifest.title} is no Wan transformer: only such become graphs so far")
+    if precision is not None:
+        playable.to(types[precision])
+    print("worldloop: playing until the cache is full, then tracing; large worlds take minutes", file=sys.stderr)
+    like = next(playable.transformer.parameters())
+    return write_block(playable, steady_state(playable, like.new_zeros(1, *playable.about.prompt_shape)), folder)
+
+
 def engines(world: World, package: str, precision: str, players: int, out: Path | None, json: bool) -> None:
     """An engine of every graph that takes the state, or those that are there already."""
-    from export.tensorrt import About, load_package
+    from export.tensorrt import About, build, cached, load_package
 
     version = load_package(package).__version__
     folder = out or engines_folder()
     gpu = gpu_name() or "" if package == "tensorrt" else ""
+    names = [name for name in (*TICKS_GRAPHS, "recache") if name in world.manifest.graphs]
+    abouts = [About(world.hash, name, precision, players, package, version, gpu) for name in names or ["block"]]
+    built: list[tuple[Path, Engine | None]] = []
+    if names:
+        with world.unpacked() as files:
+            for one in abouts:
+                built.append(engine_of(one, files / world.manifest.graphs[one.graph].file, folder))
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            block = abouts[0]
+            built.append(cached(block, folder, lambda: build(imported_graph(world, precision, Path(scratch)), block)))
     made: list[dict[str, Any]] = []
-    with world.unpacked() as files:
-        for name in [graph for graph in (*TICKS_GRAPHS, "recache") if graph in world.manifest.graphs]:
-            about = About(world.hash, name, precision, players, package, version, gpu)
-            path, engine = engine_of(about, files / world.manifest.graphs[name].file, folder)
-            about_it = {"layers": engine.types, "inputs": engine.inputs, "outputs": engine.outputs} if engine else {}
-            made.append({"out": str(path), "bytes": path.stat().st_size, "built": engine is not None, **about_it})
+    for path, engine in built:
+        about_it = {"layers": engine.types, "inputs": engine.inputs, "outputs": engine.outputs} if engine else {}
+        made.append({"out": str(path), "bytes": path.stat().st_size, "built": engine is not None, **about_it})
     report = {"world_hash": world.hash, "package": package, "version": version, "engines": made}
     lines = (f"{one['out']}: {one['bytes'] / 1e6:.1f} MB, {'built' if one['built'] else 'was there'}" for one in made)
     finish(report, json, "\n".join(lines))
@@ -120,9 +172,9 @@ def engines(world: World, package: str, precision: str, players: int, out: Path 
 def layers(report: dict[str, Any]) -> str:
     """The table of `add_int8`."""
     lines = [f"{report['out']}: {report['bytes'] / 1e6:.1f} MB; {report['psnr']} dB over {TICKS} free ticks in int8"]
-    lines += [
-        f"  {'int8   ' if one['int8'] else 'float32'} {one['error']:.1e}  {one['weight']}" for one in report["layers"]
-    ]
+    for one in report["layers"]:
+        apart = f", {one['apart']} channels kept apart" if one["int8"] and one["apart"] else ""
+        lines.append(f"  {'int8   ' if one['int8'] else 'float32'} {one['error']:.1e}  {one['weight']}{apart}")
     return "\n".join(lines)
 
 
