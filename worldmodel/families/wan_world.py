@@ -314,24 +314,29 @@ class WanWorld(nn.Module):
 
     def _make(self, state: State, action: Tensor, noise: Tensor) -> State:
         """The next block and its pictures."""
+        latents, state = self.denoise(state, action, noise)
+        memory = {name.removeprefix("codec."): part for name, part in state.items() if name.startswith("codec.")}
+        pictures, memory = self.decode(latents, memory)
+        return {**state, **{f"codec.{name}": part for name, part in memory.items()}, "queue": pictures}
+
+    def denoise(self, state: State, action: Tensor, noise: Tensor) -> tuple[Tensor, State]:
+        """The latents of the next block, and the state after it but for the codec's memory and the pictures."""
         plan = self.stream.plan(state)
         first = (state["phase"] == 0) & (state["reprimed"] == 0)
         steer, state = self._steer(state, action, plan)
         latents, state = self.stream.tick(
             state, noise[:, : self.stream.noises(plan) * self.spec.cache.chunk], steer, plan
         )
-        memory = {name.removeprefix("codec."): part for name, part in state.items() if name.startswith("codec.")}
+        # A stream's first picture comes with copies in front of it, which are not shown.
+        left = torch.where(first, self.pictures - self.codec.growth + 1, self.pictures)
+        return latents, {**state, "queue.left": left}
+
+    def decode(self, latents: Tensor, memory: State) -> tuple[Tensor, State]:
+        """A block's pictures, uint8 [batch, pictures, height, width, 3], and the codec's memory after them."""
         if isinstance(self.codec, nn.Module):  # a codec's file may be of another precision than the transformer's
             latents = latents.to(next(self.codec.parameters()).dtype)
         pictures, memory = self.codec.decode(latents, memory)
-        # A stream's first picture comes with copies in front of it, which are not shown.
-        left = torch.where(first, self.pictures - self.codec.growth + 1, self.pictures)
-        return {
-            **state,
-            **{f"codec.{name}": part for name, part in memory.items()},
-            "queue": self.codec.to_bytes(pictures),
-            "queue.left": left,
-        }
+        return self.codec.to_bytes(pictures), memory
 
     def _steer(self, state: State, action: Tensor, plan: Plan) -> tuple[dict[str, Tensor], State]:
         """Per-frame conditions of the blocks in flight, the action held for all of them; and the state after."""
