@@ -189,4 +189,7 @@ def test_bench_takes_several_players(tiny_file, capsys, monkeypatch):
     code, out, _ = call(
         capsys, "bench", tiny_file, "--ticks", 5, "--players", 3, "--backend", "onnxruntime", "--threads", 1, "--json"
     )
-    assert code == 0 and json.loads(out)["results"][0]["players"] == 3
+    (result,) = json.loads(out)["results"]
+    assert code == 0 and result["players"] == 3
+    together, alone = result["ticks_per_s"], 1000 / result["alone"]["tick_ms"]["p50"]
+    assert result["alone"]["gain"] == pytest.approx(together / alone, rel=0.1)

@@ -85,7 +85,11 @@ def measure(
     tick_s = game.play(ticks, backend.name)
     with busy_programs(busy):
         beside_s = game.play(ticks, f"{backend.name}, beside {busy} others") if busy else []
-    used = peak_mb()  # before the yardstick takes memory of its own
+    used = peak_mb()  # before what follows takes memory of its own
+    if players > 1:
+        single = Game(world, load_backend(world, name, threads=threads, precision=precision), seed)
+        single.play(WARM_UP, "warm-up of one player")
+        alone_s = single.play(ticks, f"{backend.name}, one player")
     manifest, median = world.manifest, float(np.median(tick_s))
     flops = manifest.flops_per_tick
     peak = peak_of(backend) if flops else None
@@ -105,6 +109,9 @@ def measure(
         "peak_flops": peak,
         "peak_share": round(players * flops / median / peak, 4) if flops and peak else None,
     }
+    if players > 1:
+        gain = players * float(np.median(alone_s)) / median
+        report["alone"] = {"tick_ms": milliseconds(alone_s), "gain": round(gain, 2)}
     return report | ({"busy": {"programs": busy, "tick_ms": milliseconds(beside_s)}} if busy else {})
 
 
@@ -198,6 +205,12 @@ def text(report: dict[str, Any]) -> str:
             f"({result['cold_start_s']} s after the process began), {result['peak_mb']} MB"
             f"{on_gpu}{share}"
         )
+        if "alone" in result:
+            alone, players = result["alone"], result["players"]
+            lines.append(
+                f"    one player alone: p50 {alone['tick_ms']['p50']} ms; {players} in one batch make "
+                f"{alone['gain']} times the ticks per second"
+            )
         if "busy" in result:
             beside = result["busy"]["tick_ms"]
             lines.append(

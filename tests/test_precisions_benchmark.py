@@ -1,0 +1,25 @@
+"""benchmarks/precisions.py: what it compares, and what it says of it."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "precisions.py"))
+
+
+def test_figures_are_compared_one_by_one_the_most_different_first():
+    report = {
+        "scenes": {"A": {"on_road": 0.5, "collapsed": False, "drift": [{"from": 0, "distance": 1}]}},
+        "world": "w",
+    }
+    exact = SCRIPT["figures"]({**report, "prompt": {"ticks": 10}})
+    assert exact == {"scenes A on_road": 0.5, "scenes A collapsed": 0.0, "prompt ticks": 10.0}
+    rows = SCRIPT["compared"](exact, {**exact, "scenes A on_road": 0.47, "new": 1.0})
+    assert [round(row["difference"], 3) for row in rows] == [0.06, 0, 0]
+    text = SCRIPT["table"](rows, 0.02)
+    assert "| scenes A on_road | 0.5 | 0.47 | 6.0% |" in text and text.endswith("2 of 3 figures within 2%")
+
+
+def test_a_figure_of_nothing_is_not_divided_by():
+    assert SCRIPT["apart"](0.0, 0.0) == 0 and SCRIPT["apart"](0.0, 1.0) == 100
