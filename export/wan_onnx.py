@@ -86,7 +86,7 @@ def write_block(world: WanWorld, state: State, folder: Path) -> Path:
     with (folder / WEIGHTS).open("wb") as file:
         file.write(header)
         for name in places:
-            file.write(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            file.write(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     for name, (kind, shape, _) in described.items():
         model.graph.initializer.append(outside(name, kind, shape, WEIGHTS, places[name]))
     onnx.save(model, folder / GRAPH)
