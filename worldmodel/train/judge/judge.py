@@ -21,6 +21,7 @@ from worldmodel.train.judge.eye import Eye
 from worldmodel.train.judge.hands import Hands, Moves, windows
 
 WEIGHTS = Path(__file__).parent / "weights"  # ADAPTER.safetensors of the environments that ship with a judge
+PAIRS = 8  # of pictures compared at a time: their features take 150 MB each
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Judge:
     @torch.no_grad()
     def distance(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
         """`Eye.distance` of pairs, uint8 [n, height, width, 3] each: float64 [n]."""
-        pairs = zip(self._input(first).split(64), self._input(second).split(64), strict=True)
+        pairs = zip(self._input(first).split(PAIRS), self._input(second).split(PAIRS), strict=True)
         return torch.cat([self.eye.distance(a, b) for a, b in pairs]).double().numpy()
 
     @torch.no_grad()
