@@ -64,9 +64,12 @@ def plain_Python_in_a_thread() -> Iterator[Callable[[], object]]:
 @contextmanager
 def plain_Python_in_a_process() -> Iterator[Callable[[], object]]:
     fresh = multiprocessing.get_context("spawn")
-    process = fresh.Process(target=count_until, args=(fresh.Event(),), daemon=True)
+    never = fresh.Event()  # kept here: one that is collected takes the process with it
+    process = fresh.Process(target=count_until, args=(never,), daemon=True)
     process.start()
     yield lambda: None
+    if not process.is_alive():
+        raise SystemExit("the process beside it has ended: nothing was measured")
     process.kill()
     process.join()
 
