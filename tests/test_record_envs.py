@@ -110,6 +110,22 @@ def test_the_driver_does_everything_and_stays_gentle() -> None:
     assert 0.6 < left / right < 1.6
 
 
+def test_the_driver_loses_the_road_and_finds_it_again() -> None:
+    """What no recording shows, no world can do."""
+    found = 0
+    for episode in range(6):
+        car = CarRacing(size=16)
+        car.reset(episode)
+        drive = car.policy(np.random.default_rng(episode))
+        lost = False
+        for _ in range(400):
+            car.step(drive())
+            away = np.hypot(*(car.track[:, :2] - car.pose()[:2]).T).min()  # units; the picture shows 12 to 37
+            found += bool(lost and away < 6)
+            lost = away > 30 or (lost and away >= 6)
+    assert found >= 3
+
+
 @pytest.mark.parametrize("size", [64, 128])
 def test_the_frame_is_antialiased_and_road_lies_ahead(size: int) -> None:
     car = CarRacing(size=size)

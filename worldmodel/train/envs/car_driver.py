@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldmodel.train.envs import Keys
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _WHEELBASE = 3.24  # units between the axles
 _SPACING = 3.5  # units between track points
+_SIGHT = (33.0, 45.0, 20.0)  # units to either side, ahead and behind within which some of the road is in the picture
 _GRIP = 110.0  # sideways acceleration in units/s² that the driver allows itself in a bend (tyres hold about 200)
 
 
@@ -72,6 +74,19 @@ class CarDriver:
         offset = float(self._rng.choice([-1, 1]) * self._rng.uniform(9, 18))
         yield from self._follow(int(self._rng.integers(25, 60)), offset=offset)
 
+    def _lose_road(self) -> Iterator[tuple[bool, bool, bool, bool]]:
+        """Leave the road until none of it is in sight and go about out there; the next move finds it again.
+
+        What a world is never shown it cannot do: without this a road once lost stayed lost.
+        """
+        for _ in range(150):
+            if not self._road_in_sight():
+                break
+            yield self._keys(self._away_from_road(), 26.0)
+        about = float(self._rng.choice([-0.2, 0.0, 0.2]))
+        for _ in range(int(self._rng.integers(10, 80))):
+            yield self._keys(about, 16.0)
+
     def _random_keys(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         for _ in range(int(self._rng.integers(1, 5))):
             left, right, gas, brake = self._rng.random(4) < (0.35, 0.35, 0.5, 0.12)
@@ -99,15 +114,17 @@ class CarDriver:
             yield left, right, False, False
 
     def _stop(self) -> Iterator[tuple[bool, bool, bool, bool]]:
-        """Brake (or coast) to rest, keep braking a little, wait, perhaps turning the wheels, and go on."""
-        for _ in range(80):
+        """Brake or roll to rest, wait, perhaps turning the wheels, and go on."""
+        brake = bool(self._rng.random() < 0.5)
+        steering = brake or bool(self._rng.random() < 0.5)
+        for _ in range(80 if brake else 200):
             if self._speed() < 0.5:
                 break
-            left, right, *_ = self._keys(self._pursue(0.0)[0], 0.0)
-            yield left, right, False, True
-        yield from self._hold((False, False, False, True), int(self._rng.integers(1, 12)))
+            left, right, *_ = self._keys(self._pursue(0.0)[0], 0.0) if steering else _NOTHING
+            yield left, right, False, brake
+        yield from self._hold((False, False, False, brake), int(self._rng.integers(1, 12)))
         left, right = self._rng.random(2) < 0.25
-        yield from self._hold((left, right, False, False), int(self._rng.integers(5, 60)))
+        yield from self._hold((left, right, False, False), int(self._rng.integers(5, 100)))
 
     def _full_gas(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         """Gas held through, steering along the road."""
@@ -124,6 +141,24 @@ class CarDriver:
     def _speed(self) -> float:
         *_, forward, sideways = self._car.pose()
         return math.hypot(forward, sideways)
+
+    def _seen_from_car(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The track's points as the car has them: units to the right of it and ahead of it."""
+        x, y, yaw, *_ = self._car.pose()
+        across, along = self._car.track[:, 0] - x, self._car.track[:, 1] - y
+        return across * math.cos(yaw) + along * math.sin(yaw), along * math.cos(yaw) - across * math.sin(yaw)
+
+    def _road_in_sight(self) -> bool:
+        right, ahead = self._seen_from_car()
+        sides, front, back = _SIGHT
+        return bool(((np.abs(right) < sides) & (ahead < front) & (ahead > -back)).any())
+
+    def _away_from_road(self) -> float:
+        """Steering that turns the road's nearest point behind the car."""
+        right, ahead = self._seen_from_car()
+        nearest = int(np.argmin(np.hypot(right, ahead)))
+        bearing = math.atan2(right[nearest], ahead[nearest])
+        return 0.0 if abs(bearing) > 2.6 else math.copysign(0.3, -bearing)
 
     def _look_which_way(self) -> None:
         yaw, beta = self._car.pose()[2], self._car.track[self._car.nearest(), 2]
@@ -171,12 +206,13 @@ class CarDriver:
 
 _NOTHING = (False, False, False, False)
 _MOVES = {
-    "slalom": 0.2,
+    "slalom": 0.12,
     "excursion": 0.06,
-    "random_keys": 0.26,
-    "long_turn": 0.07,
+    "lose_road": 0.26,
+    "random_keys": 0.18,
+    "long_turn": 0.05,
     "u_turn": 0.04,
-    "coast": 0.13,
+    "coast": 0.08,
     "stop": 0.14,
-    "full_gas": 0.1,
+    "full_gas": 0.07,
 }
