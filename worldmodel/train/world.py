@@ -42,7 +42,8 @@ SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
 ROLL_OUTS = ("none", "short", "none", "none", "none", "short", "none", "long")  # in turn
 SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
-RECOLOURED = 0.25  # share of steps on clips whose every frame is to be made in other colours than its history's
+RECOLOURED = 0.3  # share of steps on clips whose every frame is to be made in other colours than its history's
+SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # a third of the clips have up to this much noise on their history, unannounced
 HISTORY_DRIFT = 0.2  # a third of the clips have up to this much of a lasting error on it, as drifting colours are
@@ -104,12 +105,14 @@ def train_world(
                 kind = float(torch.rand((), generator=draw, device=team.device))
                 twin = twins if kind < RECOLOURED else None
                 among = twin_starts if twin else switches if kind > 1 - SWITCHED and len(switches) else starts
-                start = among[torch.randint(len(among), (batch,), device=team.device, generator=draw)]
-                lesson = Lesson(latents.clips(spec, start, CLIP_FRAMES, draw, twin))
+                frames = SWITCH_FRAMES if twin else CLIP_FRAMES
+                clips = batch * CLIP_FRAMES // frames
+                start = among[torch.randint(len(among), (clips,), device=team.device, generator=draw)]
+                lesson = Lesson(latents.clips(spec, start, frames, draw, twin))
                 run_length = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
-                if run_length != "none" and team.agree(run.done) > 1 - LAST_PART:
+                if run_length != "none" and team.agree(run.done) > 1 - LAST_PART and not twin:
                     lesson.roll_out(world, run_length == "short", draw)
-            sigma, tile_start = draw_tiles(batch, CLIP_FRAMES, draw)
+            sigma, tile_start = draw_tiles(*lesson.counts.shape, draw)
             figures = lesson.loss(world, sigma, tile_start, layer, draw)
         figures["loss"].backward()
         return {name: figure.detach() for name, figure in figures.items()}

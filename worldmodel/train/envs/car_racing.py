@@ -48,6 +48,8 @@ _STRIPE = 8  # levels between neighbouring shades of the road's tiles, of which 
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
 _REACH = VIEW_UNITS * math.hypot(0.5, CAR_FROM_TOP) + 1.2 * car_racing.TRACK_WIDTH  # car to a tile that may be seen
 
+_SCENE = (50, 150)  # ticks until the colours change
+_TWIN_SCENE = (15, 45)  # the same where other colours are shown: clips that teach a change are short, names are many
 _STEPS_PER_TICK = 2
 _LOCK = 0.32  # steering of a held key: turns within the track's tightest bend, does not throw the car at 45 units/s
 _STEER_ON, _STEER_OFF = 0.08, 0.12  # change per tick while a key is held, and back to straight
@@ -162,7 +164,7 @@ class CarRacing:
             "road": list(road),
             "grass": list(grass),
         }
-        self._recolour_in = int(self._colours.integers(50, 150))
+        self._recolour_in = int(self._colours.integers(*(_TWIN_SCENE if self._palette else _SCENE)))
 
     def scene(self) -> dict[str, Any]:
         """Captions, colour names and RGB of the scene that the frame shows."""
