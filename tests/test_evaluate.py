@@ -13,35 +13,16 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("gymnasium")
 
+from frozen_world import Frozen
+
 from worldmodel.train import evaluate_car
 from worldmodel.train.drift import collapsed, drift
 from worldmodel.train.envs import captions
-from worldmodel.train.envs.car_racing import CarRacing
 from worldmodel.train.evaluate import Settings, evaluate, horizontal_shift, summary
 from worldmodel.train.judge.judge import Judge
 from worldmodel.train.playable import Frames, Held, RealGame
 
 SIZE = 64
-
-
-class Frozen:
-    """A world that shows its last real frame for ever."""
-
-    actions = CarRacing.actions
-    context = 8
-
-    def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> Frozen:
-        self.frames: Frames = frames[:, -1]
-        return self
-
-    def tick(self, held: Held) -> Frames:
-        return self.frames
-
-    def say(self, prompts: Sequence[str]) -> None:
-        pass
-
-    def through_codec(self, frames: Frames) -> Frames:
-        return frames
 
 
 class Painter(Frozen):

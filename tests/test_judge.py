@@ -14,6 +14,8 @@ pytest.importorskip("torch")
 pytest.importorskip("gymnasium")
 pytest.importorskip("torchmetrics")
 
+from frozen_world import Frozen
+
 from worldmodel.errors import CheckpointError, DatasetError
 from worldmodel.train import candidates, evaluate_places
 from worldmodel.train.dataset import Dataset
@@ -25,7 +27,7 @@ from worldmodel.train.judge.hands import AFTER, BEFORE, balanced_accuracy, flow_
 from worldmodel.train.judge.judge import WEIGHTS, Judge
 from worldmodel.train.judge.similarity import ssim
 from worldmodel.train.judge.train import train_judge
-from worldmodel.train.playable import Frames, Held, RealGame
+from worldmodel.train.playable import RealGame
 from worldmodel.train.record import Recording, prepare, record
 from worldmodel.train.report import Curve, write_report
 
@@ -47,7 +49,7 @@ def drives() -> tuple[np.ndarray, np.ndarray]:
         car = CarRacing(size=SIZE, split="test", recolour=False)
         frames.append([car.reset(player)])
         actions.append([np.zeros(4, bool)])
-        drive = car.policy(np.random.default_rng(player))
+        drive = car.policy(np.random.default_rng(400 + player))
         for _ in range(TICKS - 1):
             actions[-1].append(np.array(drive(), bool))
             frames[-1].append(car.step(actions[-1][-1])[0])
@@ -125,26 +127,6 @@ def test_optical_flow_is_none_in_a_frozen_picture_and_as_long_as_a_shift() -> No
 def test_an_environment_without_a_probe_of_its_own_is_seen_by_its_flow() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), np.uint8)
     assert movements("gymnasium", frames).shape == (3, 6 * 6 * 3)
-
-
-class Frozen:
-    """A world that shows its last real frame for ever."""
-
-    actions = CarRacing.actions
-    context = 4
-
-    def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> Frozen:
-        self.frames: Frames = frames[:, -1]
-        return self
-
-    def tick(self, held: Held) -> Frames:
-        return self.frames
-
-    def say(self, prompts: Sequence[str]) -> None:
-        pass
-
-    def through_codec(self, frames: Frames) -> Frames:
-        return frames
 
 
 class Elsewhere(Frozen):
