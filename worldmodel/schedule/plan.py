@@ -62,7 +62,10 @@ class FlowTable:
 
 @lru_cache(maxsize=8)
 def _flow_table(table: FlowTable) -> tuple[np.ndarray, np.ndarray]:
-    plain = np.linspace(1.0, 0.0, table.steps + 1, dtype=np.float32)[:-1]
+    # Rounded as torch.linspace does, from both ends: a timestep off by one rounding moves its sinusoid by 1e-4.
+    count, step = np.arange(table.steps), np.float64(np.float32(-1 / table.steps))
+    up, down = -step * (table.steps - count), 1 + step * count
+    plain = np.where(count < (table.steps + 1) // 2, down, up).astype(np.float32)
     sigmas = (table.shift * plain / (1 + (table.shift - 1) * plain)).astype(np.float32)
     return sigmas, (sigmas * np.float32(table.steps)).astype(np.float32)
 
