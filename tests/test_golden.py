@@ -120,6 +120,13 @@ def test_a_description_that_cannot_be_is_refused_before_anything_large_is_made(t
         check(read_case(folder))
 
 
+def test_what_the_public_code_cannot_run_is_refused_with_the_reason(tmp_path):
+    folder = copy_of("longlive_relative", tmp_path)
+    edit(folder, "run.sink_size", 6)
+    with pytest.raises(SpecError, match=r"sink_size is 6 and a block has 3 frames.*more values than keys"):
+        check(read_case(folder))
+
+
 @pytest.mark.parametrize(
     "part, name, value, reason",
     [

@@ -3,6 +3,7 @@
 import pytest
 
 from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.cache.first_pass_sink import FirstPassSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.errors import SpecError
 from worldmodel.registry import CACHES, SCHEDULES, listing, refusal
@@ -134,4 +135,9 @@ def test_an_impossible_combination_is_refused_with_the_reason():
         refusal(CACHES["window"].published, SCHEDULES["diagonal"].published, fused=True)
     )
     assert "cannot be fused" in str(refusal(EmaSink(6, 3, 3), rolling, fused=True))
+    wide = FirstPassSink(9, 4, 3)
+    assert refusal(wide, SCHEDULES["chunk_wise"].published) is None
+    for schedule, fused in (("rolling", False), ("diagonal", False), ("chunk_wise", True)):
+        assert "keeps a block's first pass" in str(refusal(wide, SCHEDULES[schedule].published, fused))
+    assert refusal(FirstPassSink(9, 3, 3), rolling, fused=True) is None  # a sink within one block is an ordinary one
     assert refusal(CACHES["rolling_sink"].published, rolling, fused=True) is None

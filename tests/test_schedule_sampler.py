@@ -5,6 +5,7 @@ import torch
 from small_streams import ACTIONS, FEW, ROLLING, SIZE, play, prompt, random, started, transformer
 
 from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.cache.first_pass_sink import FirstPassSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.cache.sink_window import RelativeSinkWindow, SinkWindow
 from worldmodel.condition.camera import path_views, projections, ray_steps
@@ -29,6 +30,15 @@ SCHEDULES = {
     "buffer": MovingBuffer(chunks=2, steps=2),
     "batch": StreamBatch(FEW),
 }
+
+
+def test_a_sink_within_one_chunk_keeps_clean_frames_and_a_wider_one_what_the_first_pass_made():
+    model, same = transformer(), {}
+    for sink in (2, 3):
+        streams = (Stream(model, cache(7, sink, 2), FewStep(FEW), SIZE) for cache in (SinkWindow, FirstPassSink))
+        plain, early = (play(stream, started(stream), 4)[0] for stream in streams)
+        same[sink] = torch.equal(plain, early)
+    assert same == {2: True, 3: False}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -87,14 +87,20 @@ class Cache(Protocol):
         clean: whether the queries are the finished frames about to be committed, which some techniques treat apart.
         """
 
+    def early(self, state: State) -> int:
+        """Leading frames of the next block that are stored as its first pass makes them, not as the clean pass does."""
+
     def make_room(self, state: State, in_place: bool = False) -> State:
         """What the state becomes when the oldest frames leave for the next block: a sink may take something of them."""
 
     def fill(self, state: State, fresh: State, in_place: bool = False) -> State:
-        """Store one finished block where room was made; fresh["kv.NAME"]: [batch, layers, chunk, tokens, heads, D]."""
+        """Store finished frames, at most a block, where room was made.
 
-    def book(self, state: State) -> State:
-        """The bookkeeping of `fill` without the arrays: for a pass in which the commit rides along."""
+        fresh["kv.NAME"]: [batch, layers, frames, tokens, heads, D].
+        """
+
+    def book(self, state: State, count: int) -> State:
+        """The bookkeeping of `fill` with so many frames, without the arrays: for a pass in which the commit rides."""
 
     def renew(self, state: State, keep_sink: bool) -> Renewal:
         """What a prompt switch computes again."""

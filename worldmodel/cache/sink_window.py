@@ -72,21 +72,26 @@ class SinkWindow:
         """
         return frame - following + following.clamp(max=self.window - self.chunk)
 
+    def early(self, state: State) -> int:
+        """None: every frame is committed clean."""
+        return 0
+
     def make_room(self, state: State, in_place: bool = False) -> State:
         """Nothing is kept of what leaves; it is overwritten."""
         return state
 
     def fill(self, state: State, fresh: State, in_place: bool = False) -> State:
+        count = int(next(iter(fresh.values())).shape[2])
         following = state["cache.next"][:, None]
-        slots = self.slot(following + count_up(self.chunk, following))
+        slots = self.slot(following + count_up(count, following))
         stored = {name: write(state[name], slots, value, in_place=in_place) for name, value in fresh.items()}
-        return {**self.book(state), **stored}
+        return {**self.book(state, count), **stored}
 
-    def book(self, state: State) -> State:
+    def book(self, state: State, count: int) -> State:
         following = state["cache.next"][:, None]
-        frames = following + count_up(self.chunk, following)
+        frames = following + count_up(count, following)
         held = state["cache.frame"].scatter(1, self.slot(frames), frames)
-        return {**state, "cache.frame": held, "cache.next": state["cache.next"] + self.chunk}
+        return {**state, "cache.frame": held, "cache.next": state["cache.next"] + count}
 
     def slot(self, frame: Tensor) -> Tensor:
         """Where a frame is kept: in the sink if it is one of the first, else in the ring."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from worldmodel.cache.attention import Group, Seen, rotate
+from worldmodel.cache.attention import Context, Group, Seen, rotate
 from worldmodel.cache.base import State, commit
 from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.cache.first_pass_sink import FirstPassSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.cache.sink_window import RelativeSinkWindow, SinkWindow
 from worldmodel.condition.camera import path_views, projections
@@ -25,6 +27,8 @@ from worldmodel.schedule.rolling import Rolling
 from worldmodel.schedule.sampler import Steer, Stream
 
 GIVEN = Level(0.0, 0.0)  # the public code caches what it is given at timestep 0, whatever its context noise is
+
+PADDED_TO = 128  # tokens, of a pass without a cache in the public code
 
 # -- what meta.json says -----------------------------------------------------------------------------------------------
 
@@ -139,11 +143,16 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
         model.cross(prompt(case)),
     )
     batch, frames = latents.shape[:2]
-    groups = []
+    reach = case.meta["run"].get("local_attn_size", case.meta["model"].get("local_attn_size", -1))
+    if 0 < reach < per_block:
+        raise SpecError(f"golden case '{case.name}': local_attn_size must hold a block of {per_block}: got {reach}")
+    groups: list[Group] = []
     for start in range(0, frames, per_block):
-        end = min(start + per_block, frames)
+        full = start + per_block
+        end, begin = min(full, frames), max(0, full - reach) if reach > 0 else 0
         own = model.turns(torch.arange(start, end)[None].expand(batch, -1), size)
-        groups.append(Group(slice(start, end), own, (Seen(slice(0, end)),)))
+        group = Group(slice(start, end), own, (Seen(slice(begin, end)),))
+        groups.append(group if end == full else BeforePadding.of(group, model, full - end, frames))
     outputs = _traced(case, model, latents, timesteps)
     flow, _ = model(latents, model.levels(timesteps), tuple(groups), Conditions(cross))
     outputs |= {"nocache.flow": flow, "nocache.x0": _clean(case, latents, flow, timesteps)}
@@ -164,6 +173,33 @@ def run_wan_forward(case: Case) -> dict[str, Tensor]:
         outputs[f"cached.final_k.layer{layer}"] = cached(stream, state, "self", "k", layer)
         outputs[f"cached.final_v.layer{layer}"] = cached(stream, state, "self", "v", layer)
     return outputs
+
+
+@dataclass(frozen=True)
+class BeforePadding(Group):
+    """The frames of a last block that is not full.
+
+    The public mask lets them see as far as a full block goes. What is there is padding up to a multiple of 128 tokens,
+    whose keys and values are zero.
+    """
+
+    padding: int = 0  # tokens seen
+
+    @staticmethod
+    def of(group: Group, model: WanTransformer, missing: int, frames: int) -> BeforePadding:
+        """missing: frames that the block lacks. frames: of the video."""
+        batch, _, tokens = group.turns.space.shape[:3]
+        stores = model.empty_stores(batch, missing, tokens)
+        beyond = Context({"self": stores["kv.self.k"]}, {"self": stores["kv.self.v"]}, missing)
+        padding = min(missing * tokens, -frames * tokens % PADDED_TO)
+        return BeforePadding(group.frames, group.turns, group.sees, beyond, padding)
+
+    def mask(self, tokens: int) -> Tensor:
+        frames = sum(seen.frames.stop - seen.frames.start for seen in self.sees)
+        beyond = 0 if self.context is None else self.context.frames
+        shown = torch.ones(1, 1, 1, (beyond + frames) * tokens, dtype=torch.bool)
+        shown[..., self.padding : beyond * tokens] = False
+        return shown
 
 
 def _clean(case: Case, noisy: Tensor, flow: Tensor, timesteps: Tensor) -> Tensor:
@@ -278,7 +314,12 @@ def run_longlive(case: Case) -> dict[str, Tensor]:
     run, model = case.meta["run"], transformer(case)
     chunk, last = run["frames_per_block"], model.spec.layers - 1
     relative = run["rope_positions"] != "absolute"
-    technique = RelativeSinkWindow if relative else SinkWindow
+    if relative and run["sink_size"] > chunk:
+        raise SpecError(
+            f"golden case '{case.name}': run.sink_size is {run['sink_size']} and a block has {chunk} frames: with "
+            "positions relative to the cache LongLive's code then reads more values than keys and computes nonsense"
+        )
+    technique = RelativeSinkWindow if relative else FirstPassSink
     cache = technique(window(case), run["sink_size"], chunk)
     stream = Stream(model, cache, few_step(case), latent_size(case), commit_level=commit_level(case))
     prompts, draws = prompt(case), Draws(case, chunk)

@@ -25,9 +25,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from worldmodel.cache.attention import EVERY, NONE, Group, Seen, select
+from worldmodel.cache.attention import NONE, Group, Seen, select
 from worldmodel.cache.base import Cache, Reading, State, empty_slots, write
 from worldmodel.cache.ema_sink import EmaSink
+from worldmodel.cache.first_pass_sink import FirstPassSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.errors import SpecError
 from worldmodel.families.wan_transformer import Conditions, Levels, WanTransformer
@@ -228,6 +229,13 @@ def check_combination(cache: Cache, schedule: Schedule, fused: bool) -> None:
             "the commit cannot be fused: the block being committed would leave this EMA sink's window in the same "
             f"pass; cache.window must be at least sink + 2 chunks = {cache.sink + 2 * cache.chunk}"
         )
+    if isinstance(cache, FirstPassSink) and cache.sink > cache.chunk:
+        steady = schedule.plan(schedule.steady_from)
+        if fused or schedule.commit == "last" or steady.lanes > 1:
+            raise SpecError(
+                f"a sink of {cache.sink} frames that keeps a block's first pass takes one block of {cache.chunk} at a "
+                "time and a clean pass of its own: no blocks in flight, no fused commit, no schedule without a commit"
+            )
     if isinstance(cache, RollingSink) and schedule.joint:
         window = schedule.plan(schedule.steady_from).lanes * cache.chunk
         if window > cache.attention:
@@ -248,6 +256,7 @@ class _Walk:
         self.books: list[Tensor] = []
         self.crosses: dict[str, State] = {}
         self.fresh: dict[str, State] = {}
+        self.early = 0  # leading frames of the block that are in the cache already
 
     def look(self, seen: Tensor, row: tuple[Level, ...], steer: Steer, last: bool) -> Tensor:
         """Velocities of the blocks in flight. A block waiting for its commit rides along."""
@@ -257,7 +266,15 @@ class _Walk:
                 return riding
             self.flush()
         keep = self.first if last and self.stream.schedule.commit == "last" else NONE
-        return self._pass(seen, row, steer, lambda branch: self._noisy(branch, seen.shape[1]), keep)
+        early = 0 if self.early else self.stream.cache.early(self.state)
+        if early:
+            keep = slice(0, early)
+        flow = self._pass(seen, row, steer, lambda branch: self._noisy(branch, seen.shape[1]), keep)
+        if early:
+            self._own()
+            self._store(self.fresh)
+            self.early = early
+        return flow
 
     def finish(self, latents: Tensor, steer: Steer) -> None:
         """Hand the finished block to the cache, now or with the next pass."""
@@ -273,7 +290,8 @@ class _Walk:
     def commit(self, latents: Tensor, steer: Steer, level: Level | None = None) -> None:
         """The cache pass: run the clean block once more and keep its keys and values."""
         row = (level or self.stream.commit_level,)
-        self._pass(latents, row, steer, lambda branch: (self._clean(branch),), EVERY, silent=latents.shape[1])
+        rest = slice(self.early, None)
+        self._pass(latents, row, steer, lambda branch: (self._clean(branch),), rest, silent=latents.shape[1])
         self._make_room()
         self._fill(self.fresh, latents, steer)
 
@@ -347,7 +365,7 @@ class _Walk:
         """The first pass with the clean block in front. None where this cannot be exact for all players at once."""
         stream, chunk = self.stream, self.stream.cache.chunk
         before, waiting = self.state["cache.next"], self._pending_steer()
-        booked = stream.cache.book(self.state)
+        booked = stream.cache.book(self.state, chunk)
         readings = [(place, self._read(booked, size, ahead)) for place, (ahead, size) in self._spans(seen.shape[1])]
         riding = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
         if len(before) > 1 and not all((mask == mask[:1]).all() for mask in riding):
@@ -403,10 +421,11 @@ class _Walk:
         stream, frames = self.stream, place.stop - place.start
         key = (branch, ahead, frames, clean and stream.cache.clean_apart)
         if key not in self.read:
-            reading = self._read(self.state, frames, ahead, clean)
+            reading = self._read(self.state, frames, ahead - self.early, clean)
             turns = stream.model.turns(reading.query_positions, stream.size)
             context = stream.model.context(self._branch(branch), reading, stream.size)
-            self.read[key] = Group(place, turns, (Seen(place),), context)
+            fresh = slice(place.start + self.early, place.stop)
+            self.read[key] = Group(place, turns, (Seen(fresh),), context)
         return self.read[key]
 
     def _read(self, state: State, frames: int, ahead: int = 0, clean: bool = False) -> Reading:
@@ -437,17 +456,21 @@ class _Walk:
         booked: the cache's books after it, where they are known already.
         """
         cache, state = self.stream.cache, self.state
-        following = state["cache.next"][:, None]
+        following = state["cache.next"][:, None] - self.early
         place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
         told = {"recent": latents, **{f"recent.{name}": part for name, part in steer.items()}}
         for name, part in told.items():
             write(state[name][:, None], place, part[:, None], in_place=True)
+        self._store(fresh, booked)
+
+    def _store(self, fresh: dict[str, State], booked: State | None = None) -> None:
+        """Store keys and values of all branches."""
         stored: State = {}
         for branch in self.stream.branches:
-            after = cache.fill(self._branch(branch), fresh[branch], in_place=True)
+            after = self.stream.cache.fill(self._branch(branch), fresh[branch], in_place=True)
             stored.update({branch + name: after[name] for name in fresh[branch]})
         books = {name: part for name, part in (booked or after).items() if name.startswith("cache.")}
-        self.state = {**state, **stored, **books}
+        self.state = {**self.state, **stored, **books}
         self.read.clear()
 
     # -- parts of the state --------------------------------------------------------------------------------------------
