@@ -157,3 +157,14 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path, capsys)
     assert ended.value.code == 2
     assert "causal_forcing_1step_image (causal_forcing): ok" in told.out
     assert told.err.count("\n") == 1 and "its JSON is a list, not an object" in told.err
+
+
+def test_every_name_in_a_folder_of_cases_may_be_given(tmp_path, capsys):
+    copy_of("causal_forcing_1step_image", tmp_path)
+    (tmp_path / "README.md").write_text("what these are")
+    with pytest.raises(SystemExit) as ended:
+        main(["parity", *map(str, sorted(tmp_path.iterdir()))])
+    assert ended.value.code == 0
+    told = capsys.readouterr()
+    assert "causal_forcing_1step_image (causal_forcing): ok" in told.out
+    assert told.err == f"{tmp_path / 'README.md'}: not a golden folder, passed over\n"

@@ -67,7 +67,8 @@ def text(report: dict[str, Any]) -> str:
 def line(entry: dict[str, Any]) -> str:
     """One entry, its name first; what is empty is left out."""
     hidden = ("name", "path", "world_hash")
-    shown = {key: value for key, value in entry.items() if value not in (None, "", [], False) and key not in hidden}
+    told = {key: value for key, value in entry.items() if key not in hidden and value is not False}
+    shown = {key: value for key, value in told.items() if value not in (None, "", [])}
     return f"{entry['name']:<22} " + "  ".join(f"{key}: {readable(value)}" for key, value in shown.items())
 
 

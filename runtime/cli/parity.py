@@ -34,9 +34,13 @@ def command(
         rows = {path: futures_of(path, ticks) for path in paths}
         finish({"futures": rows}, json, "\n\n".join(f"{path}\n\n{table(found)}" for path, found in rows.items()))
         return
-    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    folders, worlds = sorted_out(paths)
     cases, unreadable = golden([case for folder in folders for case in inside(folder)])
-    cases += [world(path, backend) for path in paths if not Path(path).is_dir()]
+    for path in worlds:
+        try:
+            cases.append(world(path, backend))
+        except WorldloopError as error:
+            unreadable.append(str(error))
     if cases or not unreadable:
         finish({"cases": cases}, json, "\n".join(line for case in cases for line in text(case)))
     if unreadable:
@@ -44,6 +48,15 @@ def command(
     failed = [case["name"] for case in cases if not case["ok"]]
     if failed:
         raise CheckFailed(f"{len(failed)} of {len(cases)} cases differ from what was recorded: {', '.join(failed)}")
+
+
+def sorted_out(paths: list[str]) -> tuple[list[Path], list[str]]:
+    """Golden folders, and worlds. A text file beside folders is passed over: `goldens/*` names their README, too."""
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    passed = [path for path in paths if folders and Path(path).is_file() and Path(path).suffix in (".md", ".txt")]
+    for path in passed:
+        typer.echo(f"{path}: not a golden folder, passed over", err=True)
+    return folders, [path for path in paths if not Path(path).is_dir() and path not in passed]
 
 
 def inside(folder: Path) -> list[Path]:
