@@ -28,7 +28,7 @@ def peak_flops(maker: EngineMaker, now: Callable[[], float] = time.perf_counter)
 
 def _flops(maker: EngineMaker, side: int, now: Callable[[], float]) -> float:
     engine = _engine(maker, side)
-    x, y = np.ones((side, side), np.float32), np.empty((side, side), np.float32)
+    x, y = np.ones((1, side, side), np.float32), np.empty((1, side, side), np.float32)
     fastest = float("inf")
     for _ in range(RUNS):
         begun = now()
@@ -42,11 +42,14 @@ def _engine(maker: EngineMaker, side: int) -> Engine:
     with tempfile.TemporaryDirectory(prefix="worldloop-", ignore_cleanup_errors=True) as folder:
         file = Path(folder, "matmul.onnx")
         file.write_bytes(graph)
-        return maker.make(file, read_header(graph, "matmul.onnx"), side, exact=False)
+        return maker.make(file, read_header(graph, "matmul.onnx"), players=1, exact=False)
 
 
 def chain_graph(side: int) -> bytes:
-    """y = x · w · w · …, an ONNX model by hand: playing must not need the onnx package. Numbers: onnx.proto."""
+    """y = x · w · w · …, an ONNX model by hand: playing must not need the onnx package. Numbers: onnx.proto.
+
+    x, y: float32 [1, side, side]; axis 0 is the players here, too.
+    """
     weights = np.full((side, side), 1.0 / side, np.float32)
     names = ["x", *(f"x{i}" for i in range(1, CHAIN)), "y"]
     nodes = b"".join(
@@ -59,8 +62,8 @@ def chain_graph(side: int) -> bytes:
 
 
 def _value(name: str, side: int) -> bytes:
-    dimension = _field(1, _field(1, side))
-    return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dimension * 2)))
+    dimensions = b"".join(_field(1, _field(1, size)) for size in (1, side, side))
+    return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dimensions)))
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:

@@ -10,11 +10,12 @@ from tiny_world import CELLS, HEIGHT, TABLE
 
 from runtime.backends import BACKENDS, load_backend, usable_backends
 from runtime.backends.graphs import ALIGNMENT, aligned_zeros
+from runtime.cli.bench import Game
 from runtime.errors import BackendError, PromptError
 from runtime.matmul_peak import chain_graph, peak_flops
 from runtime.noise import tick_noise
 from runtime.session import Session
-from runtime.world import World
+from runtime.world import DEFAULT_WORLD, World
 
 GRAPH_BACKENDS = [("onnxruntime", "fp32"), ("openvino", "fp32")]
 
@@ -110,28 +111,52 @@ def test_arrays_that_must_not_be_written_are_read(session):
     assert np.array_equal(frame[0], expected)
 
 
-def test_several_players_tick_as_they_would_alone(tiny_file):
+@pytest.mark.parametrize("name, precision", [*GRAPH_BACKENDS, ("openvino", "auto")])
+@pytest.mark.parametrize("players, threads", [(2, 4), (3, 1), (5, 2)], ids=["few", "in turn", "uneven"])
+def test_several_players_tick_as_they_would_alone(tiny_file, name, precision, players, threads):
+    """Byte for byte with openvino, which computes each of them alone."""
     world = World.open(tiny_file)
-    noise = tick_noise(0, 0, (3, 1, 1, 1, CELLS))
-    action = np.eye(3, dtype=np.float32)
-    prompt = np.arange(3 * CELLS, dtype=np.float32).reshape(3, 1, CELLS)
-    for name, _ in GRAPH_BACKENDS:
-        many = load_backend(world, name, players=3, threads=1, precision="fp32")
-        one = load_backend(world, name, threads=1, precision="fp32")
-        state = {key: aligned_zeros((3, *spec.shape[1:]), spec.dtype) for key, spec in world.manifest.state.items()}
-        frames, after = many.tick(many.recache(state, prompt), action, prompt, noise, {})
-        for player in range(3):
-            own = {key: array[player : player + 1].copy() for key, array in state.items()}
-            own = one.recache(own, prompt[player : player + 1].copy())
-            frame, alone = one.tick(
-                own,
-                action[player : player + 1].copy(),
-                prompt[player : player + 1].copy(),
-                noise[player : player + 1].copy(),
-                {},
-            )
-            assert np.abs(frames[player].astype(int) - frame[0]).max() <= 1
-            assert np.allclose(after["bars"][player], alone["bars"][0], atol=1e-4)
+    rng = np.random.default_rng(0)
+    noise = tick_noise(0, 0, (players, 1, 1, 1, CELLS))
+    action = (rng.random((players, 3)) < 0.5).astype(np.float32)
+    prompt = np.arange(players * CELLS, dtype=np.float32).reshape(players, 1, CELLS)
+    many = load_backend(world, name, players=players, threads=threads, precision=precision)
+    one = load_backend(world, name, threads=threads, precision=precision)
+    shapes = world.manifest.state.items()
+    begun = {key: aligned_zeros((players, *spec.shape[1:]), spec.dtype) for key, spec in shapes}
+    state, frames = many.recache(begun, prompt), []
+    for _ in range(2):
+        frame, state = many.tick(state, action, prompt, noise, {})
+        frames.append(frame)
+    for player in range(players):
+        own, pushed, told, drawn = (
+            {key: array[player : player + 1].copy() for key, array in begun.items()},
+            *(array[player : player + 1].copy() for array in (action, prompt, noise)),
+        )
+        own = one.recache(own, told)
+        for frame in frames:
+            alone, own = one.tick(own, pushed, told, drawn, {})
+            if name == "openvino":
+                assert np.array_equal(frame[player], alone[0])
+            assert np.abs(frame[player].astype(int) - alone[0]).max() <= 1
+        for key, array in own.items():
+            assert np.allclose(state[key][player], array[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_players_of_the_shipped_world_see_the_bytes_of_playing_alone(precision):
+    """On as many threads as compute one of them; alone on more threads, sums may come in another order."""
+    world = World.open(DEFAULT_WORLD)
+    many = load_backend(world, "openvino", players=3, threads=2, precision=precision)
+    one = load_backend(world, "openvino", threads=1, precision=precision)
+    batch, alone = Game(world, many, seed=5), Game(world, one, seed=5)
+    action = np.eye(3, len(world.manifest.actions), dtype=np.float32)
+    noise = tick_noise(5, 0, (3, *world.manifest.noise))
+    frames, _ = many.tick(batch.state, action, batch.prompt, noise, {})
+    for at in range(3):
+        frame, _ = one.tick(alone.state, action[at : at + 1].copy(), alone.prompt, noise[at : at + 1].copy(), {})
+        assert np.array_equal(frame[0], frames[at])
+    assert not np.array_equal(frames[0], frames[1])
 
 
 def test_the_best_backend_is_taken_and_named(tiny_file):
