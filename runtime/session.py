@@ -151,6 +151,19 @@ class Session:
         self._arrive()
         return dict(self._state)
 
+    @property
+    def reward(self) -> float | None:
+        """Of the latest tick. None in worlds that were not trained to tell it."""
+        return float(self.peek()["reward"][0]) if "reward" in self.world.manifest.state else None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the game ended with the latest tick: never in worlds that were not trained to tell it.
+
+        The world can be played on; what to do about an end is its host's business.
+        """
+        return "terminated" in self.world.manifest.state and bool(self.peek()["terminated"][0])
+
     def set_prompt(self, text: str) -> None:
         """Turn the world towards another text, or to a place between two (runtime/prompt.py), from the next tick on."""
         embedding = embed_prompt(self.backend, text)
@@ -161,7 +174,7 @@ class Session:
     def snapshot(self) -> bytes:
         """All of the session, to go on from later: the same actions then give the same frames."""
         self._arrive()
-        about = snapshot.About(self.world.hash, self.seed, self.tick_number, self.start, self.prompt)
+        about = snapshot.About(self.world.hash, self.seed, self.tick_number, self.start, self.prompt, self.last_action)
         return snapshot.pack(about, {**self._state, snapshot.EMBEDDING: self._embedding})
 
     def restore(self, data: bytes) -> None:
@@ -173,7 +186,7 @@ class Session:
             state[name][...] = array
         if self._worker is not None:
             self._worker.reset()
-        self._begin(Moment(about.seed, about.tick, about.start, about.prompt, embedding, state, frozenset()))
+        self._begin(Moment(about.seed, about.tick, about.start, about.prompt, embedding, state, about.held))
 
     def rewind(self, ticks: int = 1) -> np.ndarray:
         """Go back, at most to the oldest tick that is remembered; the frame that was shown then."""
@@ -192,6 +205,7 @@ class Session:
         # Only the picture is there now; the state is made when something needs it, so that rewinding costs no ticks.
         self._away = (moment, steps)
         self.tick_number, self.prompt, self._undo = tick, moment.prompt, None
+        self.last_action, self.last_graph = steps[-1].actions, steps[-1].graph
         self.frame = frame = timeline.frame(tick)
         return frame
 

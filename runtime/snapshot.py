@@ -2,7 +2,8 @@
 
     8 bytes   b"WLSNAP01"
     4 bytes   length of the header, little-endian
-    header    msgpack: format, world (hash), seed, tick, start, prompt, tensors {name: [dtype, shape, offset]}, crc
+    header    msgpack: format, world (hash), seed, tick, start, prompt, held (actions of the latest tick; may be
+              missing), tensors {name: [dtype, shape, offset]}, crc
     arrays    the tensors' bytes, one after the other, little-endian, C order; crc is the CRC-32 of them all
 
 Reading checks everything against the world before a single array is made: whole or refused.
@@ -32,13 +33,17 @@ EMBEDDING = (
 
 @dataclass(frozen=True)
 class About:
-    """What a snapshot says besides the state. world: the world's hash. start: None for the default."""
+    """What a snapshot says besides the state. world: the world's hash. start: None for the default.
+
+    held: the actions of the latest tick, which frames in flight were made for.
+    """
 
     world: str
     seed: int
     tick: int
     start: str | None
     prompt: str
+    held: frozenset[str]
 
 
 def pack(about: About, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -49,7 +54,7 @@ def pack(about: About, arrays: Mapping[str, np.ndarray]) -> bytes:
         parts.append(part)
         offset, crc = offset + len(part), zlib.crc32(part, crc)
     fields = {"format": FORMAT, "world": about.world, "seed": about.seed, "tick": about.tick, "start": about.start,
-              "prompt": about.prompt, "tensors": tensors, "crc": crc}  # fmt: skip
+              "prompt": about.prompt, "held": sorted(about.held), "tensors": tensors, "crc": crc}  # fmt: skip
     header = msgpack.packb(fields)
     return b"".join([MAGIC, len(header).to_bytes(4, "little"), header, *parts])
 
@@ -64,6 +69,8 @@ def unpack(data: bytes, world: World) -> tuple[About, State]:
         raise SnapshotError(
             f"the snapshot belongs to another world or another version of {world.manifest.name!r}: load that world"
         )
+    if not about.held <= {*world.manifest.action_names}:
+        raise SnapshotError("the snapshot is damaged (it holds actions that this world does not have): save again")
     wanted = {**world.manifest.state, EMBEDDING: TensorSpec((1, *world.manifest.prompt), np.dtype(np.float32))}
     tensors = header.get("tensors")
     if not isinstance(tensors, dict) or set(tensors) != set(wanted):
@@ -100,9 +107,11 @@ def _about(header: dict[str, Any]) -> About:
         and len(prompt) <= MAX_TEXT
         and (start is None or isinstance(start, str))
     )
-    if not (numbers and texts):
+    held = header.get("held", [])
+    names = isinstance(held, list) and all(isinstance(name, str) for name in held)
+    if not (numbers and texts and names):
         raise SnapshotError("the snapshot is damaged (its header makes no sense): save again")
-    return About(world, seed, tick, start, prompt)  # type: ignore[arg-type]
+    return About(world, seed, tick, start, prompt, frozenset(held))  # type: ignore[arg-type]
 
 
 def _array(name: str, entry: object, spec: TensorSpec, body: memoryview) -> np.ndarray:
