@@ -64,7 +64,7 @@ def futures(world: World, ticks: int = TICKS, threads: int | None = None) -> lis
     embedding = embed_prompt(reference.session.backend, reference.session.prompt)
     for tick in range(ticks):
         keys, before = pattern(manifest.action_names, tick), reference.session.peek()
-        frame = reference.session.tick(keys)
+        frame = reference.session.tick(keys, graph="tick")
         after = reference.session.peek()
         noise = tick_noise(0, tick, (1, *manifest.noise))
         for future in others:
@@ -72,7 +72,7 @@ def futures(world: World, ticks: int = TICKS, threads: int | None = None) -> lis
                 made, state = future.session.backend.tick(before, world.action(keys), embedding, noise, {})
                 future.errors.append(relative_error(newest(state), newest(after)))
                 future.single.append(psnr_of(made[0], frame))
-            future.psnr.append(psnr_of(future.session.tick(keys), frame))
+            future.psnr.append(psnr_of(future.session.tick(keys, graph="tick"), frame))
         reseeded.session.tick(keys)
         if tick >= ticks // 2:
             for future in (reference, reseeded, *others):

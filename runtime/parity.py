@@ -30,7 +30,7 @@ class Difference:
 
 
 def compare(reference: Session, other: Session, ticks: int = TICKS) -> Difference:
-    """Play both on their own states with the same keys, a fixed pattern."""
+    """Play both on their own states with the same keys, a fixed pattern, by the steady graph."""
     return compare_all(reference, [other], ticks)[0]
 
 
@@ -39,9 +39,9 @@ def compare_all(reference: Session, others: Sequence[Session], ticks: int = TICK
     found = [Difference({}, []) for _ in others]
     for tick in range(ticks):
         actions = pattern(reference.world.manifest.action_names, tick)
-        frame, state = reference.tick(actions), reference.peek()
+        frame, state = reference.tick(actions, graph="tick"), reference.peek()
         for other, difference in zip(others, found, strict=True):
-            difference.psnr.append(psnr_of(frame, other.tick(actions)))
+            difference.psnr.append(psnr_of(frame, other.tick(actions, graph="tick")))
             for name, expected in state.items():
                 error = relative_error(other.peek()[name], expected)
                 difference.errors[name] = max(difference.errors.get(name, 0.0), error)
