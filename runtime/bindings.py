@@ -1,8 +1,8 @@
 """Keys → actions. Events come when they come; a tick reads what was pressed at any moment since the last one.
 
 A key is a name: a key of the keyboard by its pygame name, lower case (`left`, `a`, `space`), a button or direction of a
-gamepad (`pad:a`, `pad:left`), or one of the mouse (`mouse:left`, `mouse:move right`, `mouse:wheel up`). Where a world
-is drawn in, the place of the pointer is told by keys, too: the binary digits of its x and y (`pointer:x64`).
+gamepad (`pad:a`, `pad:left`, `pad:rt`), or one of the mouse (`mouse:left`, `mouse:move right`, `mouse:wheel up`). Where
+a world is drawn in, the place of the pointer is told by keys, too: the binary digits of its x and y (`pointer:x64`).
 """
 
 from __future__ import annotations

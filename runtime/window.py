@@ -41,8 +41,11 @@ PAD = {  # SDL's names of a controller's buttons, in the order of their numbers
         (pygame.CONTROLLER_BUTTON_DPAD_DOWN, "down"),
     )
 }  # fmt: skip
-AXES = {0: ("pad:left", "pad:right"), 1: ("pad:up", "pad:down")}  # of the left stick
-STICK, MOVED = 0.5, 6  # how far a stick must lean (of 1), and the mouse move (pixels in one event), to count as pressed
+AXES = {  # below and above the middle
+    pygame.CONTROLLER_AXIS_LEFTX: ("pad:left", "pad:right"), pygame.CONTROLLER_AXIS_LEFTY: ("pad:up", "pad:down"),
+    pygame.CONTROLLER_AXIS_TRIGGERLEFT: ("", "pad:lt"), pygame.CONTROLLER_AXIS_TRIGGERRIGHT: ("", "pad:rt"),
+}  # fmt: skip
+STICK, MOVED = 0.5, 6  # how far a stick or trigger must go (of 1), and the mouse (pixels), to count as pressed
 
 
 class Window:
@@ -64,6 +67,7 @@ class Window:
         self._binding: list[str] | None = None  # actions whose keys are still to be chosen, this one first
         self._bound: dict[str, tuple[str, ...]] = {}
         self._leaning: set[str] = set()  # directions in which sticks lean
+        self._travelled = {"x": 0, "y": 0}  # pixels that the mouse has moved since it last counted as pressed
         self._notice, self._notice_left = "", 0
         self._notice_picture: pygame.Surface | None = None
         self._requests: list[Request] = []
@@ -94,6 +98,7 @@ class Window:
         return self
 
     def __exit__(self, *_: object) -> None:
+        controller.quit()  # pygame.quit alone leaves it so that a third window would hear of no gamepad
         pygame.quit()
 
     def sleep(self, seconds: float) -> None:
@@ -158,8 +163,9 @@ class Window:
     def _take(self, event: pygame.event.Event) -> None:
         if event.type == pygame.QUIT:
             self.is_open = False
-        elif event.type == pygame.WINDOWFOCUSLOST:
+        elif event.type in (pygame.WINDOWFOCUSLOST, pygame.CONTROLLERDEVICEREMOVED):  # releases will not be heard
             self.controls.release_all()
+            self._leaning.clear()
             self.rewinding = False
         elif event.type == pygame.TEXTINPUT and self._typed is not None:
             self._typed = (self._typed + event.text)[:MAX_PROMPT]
@@ -180,8 +186,8 @@ class Window:
             return [(f"mouse:{MOUSE[event.button]}", event.type == pygame.MOUSEBUTTONDOWN)]
         if event.type == pygame.MOUSEMOTION:
             x, y = event.rel
-            moved = [(x < -MOVED, "left"), (x > MOVED, "right"), (y < -MOVED, "up"), (y > MOVED, "down")]
-            return [(f"mouse:move {way}", down) for far, way in moved if far for down in (True, False)]
+            moved = self._travel("x", x, ("left", "right")) + self._travel("y", y, ("up", "down"))
+            return [(f"mouse:move {way}", down) for way in moved for down in (True, False)]
         if event.type in (pygame.CONTROLLERBUTTONDOWN, pygame.CONTROLLERBUTTONUP) and event.button in PAD:
             return [(PAD[event.button], event.type == pygame.CONTROLLERBUTTONDOWN)]
         if event.type == pygame.CONTROLLERAXISMOTION and event.axis in AXES:
@@ -189,6 +195,12 @@ class Window:
         if event.type == pygame.CONTROLLERDEVICEADDED:
             self._pads.append(controller.Controller(event.device_index))
         return []
+
+    def _travel(self, axis: str, pixels: int, ways: tuple[str, str]) -> list[str]:
+        """The mouse has moved along one axis. A quick mouse tells of every pixel, so they are added up."""
+        far = self._travelled[axis] + pixels
+        self._travelled[axis] = 0 if abs(far) > MOVED else far
+        return [ways[far > 0]] if abs(far) > MOVED else []
 
     def _lean(self, ways: tuple[str, str], value: float) -> list[tuple[str, bool]]:
         """A stick has moved along one axis: what begins and ends to be pressed by that."""
@@ -231,7 +243,10 @@ class Window:
         if key == "escape":
             self._binding = None
             return
-        if key != "return" and (key in PLAYER_KEYS or key.startswith("mouse:move")):
+        if key.startswith("mouse:move"):  # on the way to a button
+            return
+        if key in PLAYER_KEYS:
+            self.notify(f"{key} is a key of the window: choose another")
             return
         self._bound[action] = self.controls.keys[action] if key == "return" else (key,)
         del self._binding[0]

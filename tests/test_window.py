@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -69,6 +73,94 @@ def test_a_stick_presses_while_it_leans_and_the_mouse_when_it_moves(window):
     assert [window.controls.read().actions for _ in range(2)] == [{"gas"}, frozenset()]
 
 
+def test_a_mouse_that_tells_of_every_pixel_moves_as_far_as_one_that_sums_them_up(window):
+    window.controls.bind({"left": ("mouse:move left",), "right": ("mouse:move right",), "gas": (), "brake": ()})
+
+    def move(*steps: int) -> frozenset[str]:
+        post(window, *(("MOUSEMOTION", {"rel": (x, 0), "pos": (0, 0), "buttons": (0, 0, 0)}) for x in steps))
+        return window.controls.read().actions
+
+    assert move(8) == move(*[1] * 8) == {"right"}
+    assert move(*[-1] * 12) == {"left"}
+    assert move(*[1, -1] * 20) == frozenset()  # a shaking hand
+
+
+class Pad:
+    """A gamepad of SDL's own, plugged in and played by its functions: pygame sees a real one."""
+
+    BUTTONS, AXES, GAMEPAD = 15, 6, 1
+
+    def __init__(self) -> None:
+        import pygame
+
+        beside = Path(pygame.__file__).parents[1]
+        found = sorted(beside.glob("pygame*.libs/libSDL2-2*"))
+        if not found:
+            pytest.skip("pygame has no SDL of its own here")
+        self.sdl = ctypes.CDLL(str(found[0]))
+        self.sdl.SDL_JoystickOpen.restype = ctypes.c_void_p
+        self.number = self.sdl.SDL_JoystickAttachVirtual(self.GAMEPAD, self.AXES, self.BUTTONS, 0)
+        assert self.number >= 0
+        self.joystick = ctypes.c_void_p(self.sdl.SDL_JoystickOpen(self.number))
+
+    def button(self, number: int, down: bool) -> None:
+        self.sdl.SDL_JoystickSetVirtualButton(self.joystick, number, ctypes.c_uint8(down))
+
+    def axis(self, number: int, value: int) -> None:
+        self.sdl.SDL_JoystickSetVirtualAxis(self.joystick, number, ctypes.c_int16(value))
+
+    def pull_out(self) -> None:
+        self.sdl.SDL_JoystickDetachVirtual(self.number)
+
+
+@pytest.fixture
+def pad(window) -> Iterator[Pad]:
+    plugged_in = Pad()
+    for _ in range(2):  # it is told of, then opened
+        window.requests()
+    yield plugged_in
+    plugged_in.pull_out()
+
+
+def test_a_gamepad_that_is_plugged_in_plays_and_its_keys_can_be_chosen(window, pad):
+    import pygame
+
+    def after(act) -> frozenset[str]:
+        act()
+        for _ in range(2):  # SDL sees what it holds when events are asked for, and tells the next time
+            window.requests()
+        return window.controls.read().actions
+
+    a, right_trigger = pygame.CONTROLLER_BUTTON_A, pygame.CONTROLLER_AXIS_TRIGGERRIGHT
+    assert after(lambda: pad.button(a, True)) == {"gas"} and after(lambda: pad.button(a, False)) == frozenset()
+    assert after(lambda: pad.axis(0, -30000)) == {"left"} and after(lambda: pad.axis(0, 0)) == frozenset()
+    post(window, "f2", "return", "return")
+    after(lambda: pad.axis(right_trigger, 32000))
+    after(lambda: pad.axis(right_trigger, -32768))
+    post(window, "return")
+    assert window.controls.keys["gas"] == ("pad:rt",)
+    assert after(lambda: pad.axis(right_trigger, 32000)) == {"gas"} == after(lambda: None)
+
+
+def test_what_a_gamepad_held_is_let_go_when_it_is_pulled_out(window, pad):
+    pad.axis(0, -30000)
+    for _ in range(2):
+        window.requests()
+    assert window.controls.read().actions == {"left"}
+    pad.pull_out()
+    for _ in range(2):
+        window.requests()
+    assert [window.controls.read().actions for _ in range(2)] == [frozenset()] * 2
+
+
+def test_a_stick_that_was_let_go_elsewhere_presses_again(window):
+    lean = {"axis": 0, "value": -30000, "instance_id": 0}
+    post(window, ("CONTROLLERAXISMOTION", lean), ("WINDOWFOCUSLOST", {}))
+    assert window.controls.read().actions == frozenset()
+    post(window, ("CONTROLLERAXISMOTION", lean))
+    assert window.controls.read().actions == {"left"}
+
+
 def test_the_mouse_draws_in_worlds_that_know_where_the_pointer_is(window):
     places = {f"{axis}{1 << n}": (f"pointer:{axis}{1 << n}",) for axis in "xy" for n in range(7)}
     window.controls.bind({"draw": ("mouse:left",), **places})
@@ -114,7 +206,9 @@ def test_a_save_is_named_and_a_prompt_suggested_in_the_window(window):
 def test_keys_are_chosen_in_the_window_and_written_down(window, tmp_path):
     post(window, "f2", "q", "escape")  # thought better of it
     assert window.controls.keys["left"][0] == "left"
-    post(window, "f2", "q", "f5", ("MOUSEBUTTONDOWN", {"button": 3}), "return", "x")
+    post(window, "f2", "q", "f5")
+    assert "f5 is a key of the window" in window._notice
+    post(window, ("MOUSEBUTTONDOWN", {"button": 3}), "return", "x")
     assert window.controls.keys == {
         "left": ("q",), "right": ("mouse:right",), "gas": ("up", "w", "pad:up", "pad:a"), "brake": ("x",),
     }  # fmt: skip
