@@ -161,7 +161,7 @@ class WorldVectorEnv(VectorEnv):
         return frames, {"tick": self._ticks.copy()}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        pressed = np.asarray(actions, np.float32)
+        pressed = np.array(actions, np.float32)
         begun = self._over.copy()
         for player in np.flatnonzero(begun):
             self._restart(int(player), int(self.np_random.integers(SEEDS)))

@@ -86,7 +86,7 @@ def play(
     presenters: Iterable[Presenter] = (), companion: Companion | None = None, wishes: Wishes | None = None,
 ) -> Report:  # fmt: skip
     """Run until the window closes. Each pass of the loop is one tick."""
-    report, response, paused, skipped = Report(), None, False, 0
+    report, response, paused, stood, skipped = Report(), None, False, False, 0
     governor = Governor(session.graphs, wishes)
     governor.rehearse(session, clock.now)
     told = Pipe(session.in_flight if governor.wishes.answer == "off" else 0)
@@ -126,8 +126,9 @@ def play(
             clock.hold()
             last_ms = 1000 * report.tick_s[-1] if report.tick_s else 0.0
             screen.show(frame, _status(session, clock, governor, last_ms, response, paused))
-        if arrived is not None:
+        if arrived is not None and not stood:  # what was pressed while the world stood still is nothing to answer
             response = (clock.now() - arrived) / clock.period
+        stood = not ticking
         if requests or paused or rewinding:
             clock.restart()  # saving, a new prompt and pauses take time that is no tick's
     report.late_ticks = clock.late_ticks

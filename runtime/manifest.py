@@ -19,6 +19,7 @@ from runtime.errors import WorldFileError
 FORMAT = 1
 MAX_STATE_BYTES = 8 << 30  # all state tensors of one player together
 MAX_SIDE = 8192  # pixels
+TICK_HZ = 0.1, 1000.0  # least and most
 MAX_ACTIONS = 64  # so that a tick's actions fit one integer of a replay
 MAX_ITEMS = 4096  # prompts, starts, state tensors, files
 MAX_FILE_NAME = 200  # characters
@@ -134,7 +135,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     manifest = Manifest(
         name=top.name("name"),
         title=top.text("title"),
-        tick_hz=top.number("tick_hz", 0.1, 1000.0),
+        tick_hz=top.number("tick_hz", *TICK_HZ),
         height=top.integer("height", 1, MAX_SIDE),
         width=top.integer("width", 1, MAX_SIDE),
         preview=top.boolean("preview"),

@@ -33,7 +33,7 @@ from runtime.backends.graphs import TICKS
 from runtime.cuda import gpu_name
 from runtime.errors import ReplayError
 from runtime.machine import cpu_name, versions
-from runtime.manifest import MAX_ACTIONS
+from runtime.manifest import MAX_ACTIONS, TICK_HZ
 from runtime.session import Session
 
 MAGIC = b"WLREPL01"
@@ -272,6 +272,8 @@ def _header(raw: Any, path: Path) -> Header:
         raise ReplayError(f"{path}: its header is damaged (actions)")
     if not 1 <= raw["threads"] <= 1024:
         raise ReplayError(f"{path}: its header is damaged (threads: {raw['threads']})")
+    if not TICK_HZ[0] <= raw["tick_hz"] <= TICK_HZ[1]:
+        raise ReplayError(f"{path}: its header is damaged (tick_hz: {raw['tick_hz']})")
     return Header(**{name: raw[name] for name in kinds})
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -21,7 +24,7 @@ from runtime.clock import Clock
 from runtime.errors import ActionsFileError, ReplayError, WorldloopError
 from runtime.loop import Desk, Request, Status, beside, play, play_script
 from runtime.presenters import Checksum, FramesFile, VideoFile
-from runtime.replay import Recorder, agrees, open_replay, play_again, same_machine
+from runtime.replay import MAGIC, Recorder, agrees, open_replay, play_again, same_machine
 from runtime.saves import Saves
 from runtime.session import Session
 from runtime.world import World
@@ -194,6 +197,14 @@ def test_every_frame_names_the_newest_input_that_it_answers(tmp_path):
     assert [status.answered for status in screen.statuses] == [0, 0, 0, 1, 1, 3, 3, 3]
 
 
+def test_time_that_stood_still_is_no_response(tmp_path):
+    asks = {5: [Request("pause")], 95: [Request("pause")]}
+    keys = {2: [("press", "up")], 30: [("release", "up")], 97: [("press", "a")]}
+    _, screen, _ = run(tmp_path, 100, asks, keys)
+    before, after, last = (screen.statuses[tick].response for tick in (4, 96, 99))
+    assert before is not None and after == before and last != before
+
+
 def test_restart_begins_the_same_game_again(tmp_path):
     _, screen, _ = run(tmp_path, 20, {10: [Request("restart")]})
     assert all(np.array_equal(a, b) for a, b in zip(screen.shown[:10], screen.shown[10:], strict=True))
@@ -296,6 +307,16 @@ def test_replays_with_random_damage_are_refused_or_play(tmp_path):
             open_replay(hurt)
         except WorldloopError:
             continue
+
+
+@pytest.mark.parametrize("field, value", [("tick_hz", math.inf), ("tick_hz", math.nan), ("tick_hz", 0), ("threads", 0)])
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, field, value):
+    record_game(tmp_path / "a.replay", 1)
+    path, header = tmp_path / "b.replay", asdict(open_replay(tmp_path / "a.replay").header)
+    payload = msgpack.packb(header | {field: value})
+    path.write_bytes(MAGIC + len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(4, "little") + payload)
+    with pytest.raises(ReplayError, match=field):
+        open_replay(path)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
