@@ -162,13 +162,15 @@ def unit(angle: Tensor) -> Tensor:
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Rotate neighbouring pairs of numbers. x: […, D], turn: complex […, D/2 or fewer]; pairs beyond it stay."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    single = x.dtype == torch.float32  # asked here, so that a recording holds nothing that does nothing
+    pairs = torch.view_as_complex((x if single else x.float()).unflatten(-1, (-1, 2)))
     turning = turn.shape[-1]
     if turning == pairs.shape[-1]:
         turned = pairs * turn
     else:
         turned = torch.cat([pairs[..., :turning] * turn, pairs[..., turning:]], -1)
-    return torch.view_as_real(turned).flatten(-2).type_as(x)
+    made = torch.view_as_real(turned).flatten(-2)
+    return made if single else made.type_as(x)
 
 
 def select(reading: Reading, columns: Tensor) -> Reading:

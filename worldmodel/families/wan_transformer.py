@@ -314,7 +314,7 @@ class Block(nn.Module):
         if spec.ray_side:
             self.cam_injector_layer1, self.cam_injector_layer2 = (nn.Linear(spec.dim, spec.dim) for _ in range(2))
             self.cam_scale_layer, self.cam_shift_layer = (nn.Linear(spec.dim, spec.dim) for _ in range(2))
-        self.dim, self.eps = spec.dim, spec.eps
+        self.norm = nn.LayerNorm(spec.dim, spec.eps, elementwise_affine=False)
         self.acts = spec.actions is not None and layer in spec.actions.layers
         if spec.actions and self.acts:
             self.action_model = ActionModule(spec.actions, spec.dim)
@@ -354,9 +354,6 @@ class Block(nn.Module):
         """Tokens scaled and shifted by what their rays say; both [batch, F, T, dim]."""
         told = seen + self.cam_injector_layer2(nnf.silu(self.cam_injector_layer1(seen)))
         return torch.addcmul(tokens + self.cam_shift_layer(told), tokens, self.cam_scale_layer(told))
-
-    def norm(self, tokens: Tensor) -> Tensor:
-        return nnf.layer_norm(tokens, (self.dim,), eps=self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -481,10 +478,10 @@ class Head(nn.Module):
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, 2, spec.dim))
         self.head = nn.Linear(spec.dim, spec.patch[0] * spec.patch[1] * spec.out_channels)
-        self.dim, self.eps = spec.dim, spec.eps
+        self.norm = nn.LayerNorm(spec.dim, spec.eps, elementwise_affine=False)
 
     def forward(self, tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return self.head(torch.addcmul(shift, nnf.layer_norm(tokens, (self.dim,), eps=self.eps), scale))
+        return self.head(torch.addcmul(shift, self.norm(tokens), scale))
 
 
 def _sizes(x: Tensor) -> tuple[int, ...]:

@@ -269,7 +269,8 @@ class _Walk:
         early = 0 if self.early else self.stream.cache.early(self.state)
         if early:
             keep = slice(0, early)
-        flow = self._pass(seen, row, steer, lambda branch: self._noisy(branch, seen.shape[1]), keep)
+        frames = len(row) * self.stream.cache.chunk
+        flow = self._pass(seen, row, steer, lambda branch: self._noisy(branch, frames), keep)
         if early:
             self._own()
             self._store(self.fresh)
@@ -366,7 +367,7 @@ class _Walk:
         stream, chunk = self.stream, self.stream.cache.chunk
         before, waiting = self.state["cache.next"], self._pending_steer()
         booked = stream.cache.book(self.state, chunk)
-        readings = [(place, self._read(booked, size, ahead)) for place, (ahead, size) in self._spans(seen.shape[1])]
+        readings = [(place, self._read(booked, size, ahead)) for place, (ahead, size) in self._spans(len(row) * chunk)]
         riding = [(reading.frames >= before[:, None]) & reading.valid for _, reading in readings]
         if len(before) > 1 and not all((mask == mask[:1]).all() for mask in riding):
             return None
