@@ -38,7 +38,7 @@ class _Asked:
 
 
 class Worker:
-    """Ticks a session in a thread. Only this thread touches the session until `stop`, but for `idle` moments."""
+    """Ticks a session in a thread. Only this thread touches the session until `stop`, or between `reset` and `ask`."""
 
     def __init__(self, session: Ticking) -> None:
         self.session = session
@@ -66,12 +66,6 @@ class Worker:
                 asked = _Asked(asked.actions | waiting.actions, max(answers, waiting.answers), self.generation)
             self._asked.append(asked)
             self._changed.notify_all()
-            return self._newest
-
-    def newest(self) -> Finished | None:
-        """The newest finished frame of this generation."""
-        with self._changed:
-            self._raise()
             return self._newest
 
     def reset(self) -> int:

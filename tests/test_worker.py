@@ -54,7 +54,7 @@ def test_a_frame_from_before_a_reset_never_comes_out():
         pass
     world.let.release()
     resetting.join()
-    assert worker.newest() is None
+    assert worker.wait() is None
     worker.ask({"new"})
     world.let.release()
     finished = worker.wait()
