@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from tiny_world import write_rolling
 from export.tensorrt import About, EngineError
 from runtime.backends import load_backend, usable_backends
 from runtime.backends.on_gpu import GpuArray
+from runtime.cli import main
 from runtime.errors import BackendError, MissingExtraError
 from runtime.session import Session
-from runtime.world import World
+from runtime.world import DEFAULT_WORLD, World
 
 
 @pytest.fixture
@@ -136,3 +138,23 @@ def test_what_makes_another_engine_is_in_its_name():
     others = [About("0" * 64, "tick", "fp16", 1, "tensorrt", "11.4", gpu) for gpu in ("NVIDIA H200", "A/../B")]
     assert len({about.file_name for about in [plain, *others]}) == 3
     assert all("/" not in about.file_name and ".." not in about.timings_name for about in others)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_shipped_world_becomes_engines_without_a_gpu(tmp_path, capsys, precision):
+    """All of its graphs, by the command; that they compute the same, only a machine with a GPU can tell."""
+    pytest.importorskip("tensorrt_rtx")
+    manifest = World.open(DEFAULT_WORLD).manifest
+    words = [DEFAULT_WORLD, "--to", "tensorrt-rtx", "--precision", precision, "--out", str(tmp_path), "--json"]
+    with pytest.raises(SystemExit) as left:
+        main(["export", *words])
+    assert not left.value.code
+    engines = {Path(one["out"]).name.split("-")[1]: one for one in json.loads(capsys.readouterr().out)["engines"]}
+    assert set(engines) == {"tick", "recache", *({"reprime", "tick_fast"} & set(manifest.graphs))}
+    for name, one in engines.items():
+        kept, made = ({key.partition(".")[2] for key in one[side] if "." in key} for side in ("inputs", "outputs"))
+        assert kept <= set(manifest.state) and "kv.0" in made <= set(manifest.state)
+        assert "prompt" in one["inputs"] and ("frame" in one["outputs"]) == (name != "recache")
+        narrow, wide = (one["layers"].get(kind, 0) for kind in ({"fp16": "HALF", "bf16": "BF16"}[precision], "FLOAT"))
+        assert narrow > 10 * wide  # float32 are angles, and what is float32 outside
+        assert Path(one["out"]).stat().st_size == one["bytes"] > 1 << 20
