@@ -5,6 +5,7 @@ A checkpoint becomes a world that plays; a bad one is refused, nothing executed,
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -95,6 +96,31 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, capsys):
     save_file({"conv.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     code, _, err = run(capsys, "import", tmp_path / "x.safetensors", "--dry-run")
     assert code == 2 and "of no known family" in err and "conv.weight" in err
+
+
+@pytest.mark.parametrize(
+    "option, wanted",
+    [
+        (("--codec", "thing.safetensors"), r"thing\.safetensors: Self-Forcing takes Wan's video autoencoder or TAEHV"),
+        (("--lora", "thing.safetensors"), r"not a LoRA in PEFT's naming: conv\.weight"),
+        (("--text-encoder", "."), r"--text-encoder .*: expected a folder with config\.json"),
+        (("--part", "discriminator"), r"has no part 'discriminator'; it has: generator_ema"),
+        (("--height", "5"), r"latent size \(5, 6\) must divide by the patch"),
+        (("--height", "100000"), r"latent_height must be a whole number from 1 to 65536: got 100000"),
+    ],
+)
+def test_what_does_not_go_with_a_checkpoint_is_refused_at_the_dry_run(checkpoint, capsys, monkeypatch, option, wanted):
+    monkeypatch.chdir(checkpoint.parent)
+    save_file({"conv.weight": torch.zeros(2)}, "thing.safetensors")
+    code, _, err = run(capsys, "import", checkpoint, "--dry-run", *SIZES, *option)
+    assert code == 2 and err.count("\n") == 1 and re.search(wanted, err), err
+
+
+@pytest.mark.parametrize("heads", ['"two"', "0", "-2", "null", "[2]", "1e9"])
+def test_sizes_of_a_strangers_config_are_checked(checkpoint, capsys, heads):
+    (checkpoint.parent / "config.json").write_text(f'{{"num_heads": {heads}}}')
+    code, _, err = run(capsys, "import", checkpoint, "--dry-run")
+    assert code == 2 and "num_heads must be a whole number" in err and err.count("\n") == 1
 
 
 def test_a_nan_is_found_before_anything_is_written(checkpoint, capsys):

@@ -2,17 +2,20 @@
 
 import hashlib
 import math
+from random import Random
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from runtime.backends.imported import imported
 from runtime.errors import PromptError
 from runtime.session import Session
-from worldmodel.errors import CheckpointError
+from worldmodel.errors import CheckpointError, WorldloopError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
 from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise, zero_state
+from worldmodel.families.importing import plan_import
 from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, even_levels
 from worldmodel.families.open_oasis_dit import DitSpec
 from worldmodel.families.open_oasis_vae import VitVaeSpec
@@ -101,6 +104,43 @@ def test_a_checkpoint_is_recognised_from_its_names(family):
     shapes = {name: tuple(tensor.shape) for name, tensor in weights_of(family).items()}
     found, _ = recognise(shapes, {}, "file")
     assert found == family
+
+
+def spoilt(weights: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """One to three tensors lost, renamed, or of another shape or type."""
+    draw, found = Random(seed), dict(weights)
+    for name in draw.sample(sorted(weights), draw.randint(1, 3)):
+        tensor = found.pop(name)
+        other: dict[str, dict[str, torch.Tensor]] = {
+            "lost": {},
+            "renamed": {f"{name}x": tensor},
+            "a number": {name: torch.zeros(())},
+            "empty": {name: torch.zeros([0] * max(1, tensor.ndim))},
+            "deeper": {name: tensor[None]},
+            "smaller": {name: torch.zeros([max(1, side // 2) for side in tensor.shape])},
+            "whole numbers": {name: torch.zeros(tensor.shape, dtype=torch.int64)},
+        }
+        found |= other[draw.choice(sorted(other))]
+    return found
+
+
+@pytest.mark.parametrize("family", WORLDS)
+def test_a_spoilt_checkpoint_is_an_error_of_ours_and_a_whole_one_is_planned_before_it_is_read(family, tmp_path):
+    whole = {name: tensor.clone() for name, tensor in weights_of(family).items()}  # files share no memory
+    path = tmp_path / "file.safetensors"
+    save_file(whole, path)
+    plan = plan_import(path)
+    assert plan.family == family and plan.fit.ok
+    for seed in range(30):
+        save_file(spoilt(whole, seed), path)
+        try:
+            plan = plan_import(path)
+            assert plan.about and plan.memory()
+            plan.load()
+        except WorldloopError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            assert plan.fit.ok  # what was lost is not needed
 
 
 @pytest.mark.parametrize("family", WORLDS)

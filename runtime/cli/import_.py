@@ -49,6 +49,8 @@ def command(
 
         encoder = ClipVision.load(image_encoder)
         config["image_tokens"] = encoder.tokens
+    if text_encoder is not None and not (text_encoder / "config.json").is_file():
+        raise UsageError(f"--text-encoder {text_encoder}: expected a folder with config.json, weights, tokenizer.json")
     target = out or checkpoint.with_suffix(".world")
     if target.suffix != ".world":
         raise UsageError(f"--out {target}: a world file's name ends in .world")

@@ -9,7 +9,8 @@ A family is one module with three functions, and one line in FAMILIES (or an ent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -110,6 +111,7 @@ class Reader(Protocol):
     def build(self, spec: Any) -> nn.Module: ...
 
 
+LARGEST_SIZE = 1 << 16  # heads, rows, columns
 APACHE = "Apache-2.0"
 FAMILIES: dict[str, Family] = {  # the more particular before the more general
     "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", "matrix_game2"),
@@ -133,16 +135,56 @@ FAMILIES: dict[str, Family] = {  # the more particular before the more general
 }
 
 
+def whole_number(config: Mapping[str, Any], name: str, default: int) -> int:
+    """A size that stands in the JSON beside the weights, or was given."""
+    found = config.get(name, default)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 < found <= LARGEST_SIZE:
+        raise CheckpointError(f"config: {name} must be a whole number from 1 to {LARGEST_SIZE}: got {found!r}")
+    return found
+
+
 def recognise(shapes: Shapes, config: Mapping[str, Any], where: str) -> tuple[str, Any]:
     """The family that a checkpoint's keys and shapes belong to, and the spec they describe."""
+    asked = _Asked(shapes)
     for name, family in FAMILIES.items():
-        spec = family.matches(shapes, config)
+        with _whose(asked, where):
+            spec = family.matches(asked, config)
         if spec is not None:
             return name, spec
     first = ", ".join(sorted(shapes)[:4])
     raise CheckpointError(
         f"{where}: of no known family ({', '.join(FAMILIES)}); its {len(shapes)} keys begin with {first}"
     )
+
+
+class _Asked(Mapping[str, tuple[int, ...]]):
+    """Shapes that remember whose was asked for last."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes, self.last = shapes, ""
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        if name in self.shapes:
+            self.last = name
+        return self.shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+@contextmanager
+def _whose(asked: _Asked, where: str) -> Iterator[None]:
+    """Sizes are read from a stranger's shapes, which may be anything: name the one that no size could be read from."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{where}: {error} is missing, its sizes cannot be known") from error
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        shape = list(asked.shapes.get(asked.last, ()))
+        raise CheckpointError(f"{where}: '{asked.last}' has shape {shape}: no size can be read from it") from error
 
 
 def build(name: str, spec: Any, weights: Mapping[str, Tensor], where: str) -> Playable:
@@ -154,8 +196,11 @@ def build(name: str, spec: Any, weights: Mapping[str, Tensor], where: str) -> Pl
 
 def outline(name: str, spec: Any) -> nn.Module:
     """The Playable of a family without its weights, on the meta device: nothing of their size is allocated."""
-    with torch.device("meta"):
-        world: nn.Module = FAMILIES[name].reader.build(spec)
+    try:
+        with torch.device("meta"):
+            world: nn.Module = FAMILIES[name].reader.build(spec)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the shapes describe no {FAMILIES[name].title} that can be built: {error}") from error
     return world
 
 

@@ -11,11 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from worldmodel.errors import CheckpointError
 from worldmodel.families.checkpoint import Checkpoint, Found, merge_lora, open_checkpoint
 from worldmodel.families.family import FAMILIES, About, Playable, build, outline, recognise
 from worldmodel.families.loading import Fit, fit
 from worldmodel.families.loading import shapes as shapes_of
-from worldmodel.families.wan_world import WanWorld, read_codec
+from worldmodel.families.wan_world import WanWorld, WanWorldSpec, read_codec
 
 MEGABYTE = 1 << 20
 
@@ -81,6 +82,11 @@ def plan_import(
     if beside:
         weights |= {f"{prefix}{name}": shape for name, shape in beside.shapes.items()}
     family, spec = recognise(weights, facts, str(path))
+    if codec and bool(prefix) != isinstance(spec, WanWorldSpec):
+        reason = "brings what it needs" if prefix else "takes Wan's video autoencoder or TAEHV, which this is not"
+        raise CheckpointError(f"{codec}: {FAMILIES[family].title} {reason}")
+    if adapter:
+        merge_lora(_stand_ins(main.shapes), _stand_ins(adapter.shapes))  # says what does not fit, reads nothing
     return Import(
         family=family,
         spec=spec,
@@ -95,10 +101,14 @@ def plan_import(
 
 def _fit(family: str, spec: Any, weights: dict[str, tuple[int, ...]]) -> Fit:
     """Compare names and shapes without reading a tensor."""
-    with torch.device("meta"):
-        stand_ins = {name: torch.empty(shape) for name, shape in weights.items()}
-    renamed = FAMILIES[family].reader.rename(stand_ins)
+    renamed = FAMILIES[family].reader.rename(_stand_ins(weights))
     return fit(shapes_of(outline(family, spec)), {name: tensor.shape for name, tensor in renamed.items()})
+
+
+def _stand_ins(weights: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors of these shapes that take no memory."""
+    with torch.device("meta"):
+        return {name: torch.empty(shape) for name, shape in weights.items()}
 
 
 def _read(main: Checkpoint, beside: Checkpoint | None, prefix: str, adapter: Checkpoint | None) -> dict[str, Tensor]:

@@ -49,10 +49,13 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load weights that must fit one to one and be finite; the model may be on the meta device."""
+    wanted = model.state_dict()
     found = fit(shapes(model), {name: tensor.shape for name, tensor in weights.items()})
     if not found.ok:
         raise CheckpointError(f"{where}: the weights do not fit: {found}")
     for name, tensor in weights.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise CheckpointError(f"{where}: '{name}' has type {tensor.dtype}, expected {wanted[name].dtype}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{where}: '{name}' holds NaN or infinite numbers: the checkpoint is damaged")
     model.load_state_dict(dict(weights), assign=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worldmodel.cache.sink_window import SinkWindow
-from worldmodel.families.family import Shapes
+from worldmodel.families.family import Shapes, whole_number
 from worldmodel.families.wan_world import (
     IMAGE_TOKENS,
     WanWorld,
@@ -45,7 +45,7 @@ def matches(shapes: Shapes, config: Mapping[str, Any]) -> WanWorldSpec | None:
         rows=rows,
         columns=columns,
         picture_hz=25.0,
-        image_tokens=int(config.get("image_tokens", IMAGE_TOKENS)),
+        image_tokens=whole_number(config, "image_tokens", IMAGE_TOKENS),
         codec=read_codec(shapes),
         table=table,
         keyboard=KEYBOARDS.get(spec.actions.keys, numbered),

@@ -126,10 +126,10 @@ def _vae_spec(at: Shapes) -> VitVaeSpec:
         patch_size=pixels,
         enc_dim=enc_dim,
         enc_depth=_depth(at, r"vae\.encoder\.(\d+)\."),
-        enc_heads=enc_dim // VAE_HEAD_DIM,
+        enc_heads=max(1, enc_dim // VAE_HEAD_DIM),
         dec_dim=dec_dim,
         dec_depth=_depth(at, r"vae\.decoder\.(\d+)\."),
-        dec_heads=dec_dim // VAE_HEAD_DIM,
+        dec_heads=max(1, dec_dim // VAE_HEAD_DIM),
     )
 
 

@@ -26,7 +26,7 @@ from worldmodel.condition.tracks import TRACKS, TrackHead, TrackSpec, drawn, tra
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
 from worldmodel.families.checkpoint import Found
-from worldmodel.families.family import About, Button, Shapes, State, StateShapes
+from worldmodel.families.family import About, Button, Shapes, State, StateShapes, whole_number
 from worldmodel.families.wan_transformer import WanSpec, WanTransformer
 from worldmodel.schedule.plan import FlowTable, Plan, Schedule
 from worldmodel.schedule.sampler import Stream
@@ -83,12 +83,13 @@ def read_transformer(shapes: Shapes, config: Mapping[str, Any]) -> WanSpec | Non
         return None
     dim, in_channels, _, *patch = shapes["patch_embedding.weight"]
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
-    heads = config.get("num_heads", config.get("num_attention_heads", dim // HEAD_DIM or 1))
+    named = "num_heads" if "num_heads" in config else "num_attention_heads"
+    heads = whole_number(config, named, dim // HEAD_DIM or 1)
     acting = tuple(sorted(block for block in blocks if any(f"blocks.{block}.action_model" in name for name in shapes)))
     return WanSpec(
         dim=dim,
         ffn_dim=shapes["blocks.0.ffn.0.weight"][0],
-        heads=int(heads),
+        heads=heads,
         layers=max(blocks) + 1,
         freq_dim=shapes["time_embedding.0.weight"][1],
         in_channels=in_channels,
@@ -154,7 +155,7 @@ def wrapped(config: Mapping[str, Any]) -> Found:
 
 def size_of(config: Mapping[str, Any], rows: int, columns: int) -> tuple[int, int]:
     """Latent size: what config says, or the family's own."""
-    return int(config.get("latent_height", rows)), int(config.get("latent_width", columns))
+    return whole_number(config, "latent_height", rows), whole_number(config, "latent_width", columns)
 
 
 def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
