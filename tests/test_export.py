@@ -35,7 +35,7 @@ from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare, psnr_of, relative_error
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
-from runtime.world import World
+from runtime.world import DEFAULT_WORLD, World
 from worldmodel import tick as native
 from worldmodel.begin import context_frames
 from worldmodel.prompt.encoder import PromptEncoder
@@ -429,6 +429,25 @@ def test_as_many_layers_are_chosen_as_the_budget_allows(limit):
 def test_a_world_without_an_int8_graph_has_no_int8(files):
     with pytest.raises(BackendError, match="fp32"):
         load_backend(World.open(files["int8"]), "onnxruntime", precision="int8")
+
+
+def test_graphs_of_the_shipped_world_are_sound_and_only_the_number_of_players_is_open():
+    world = World.open(DEFAULT_WORLD)
+    with world.unpacked() as folder:
+        for name, graph in world.manifest.graphs.items():
+            onnx.checker.check_model(folder / graph.file, full_check=True)
+            model = onnx.shape_inference.infer_shapes(
+                onnx.load(folder / graph.file, load_external_data=False), strict_mode=True, data_prop=True
+            )
+            shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+            results = [result for node in model.graph.node for result in node.output]
+            if name == "prompt":  # of any length, too
+                continue
+            assert set(results) <= {*shapes, *(value.name for value in model.graph.output)}
+            assert all(size.dim_value for shape in shapes.values() for size in shape[1:])
+            for value in [*model.graph.input, *model.graph.output]:
+                players, *rest = value.type.tensor_type.shape.dim
+                assert players.dim_param and all(size.dim_value for size in rest)
 
 
 def test_weights_are_stored_once_for_all_graphs(files):
