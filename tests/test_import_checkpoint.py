@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_streams import ACTIONS
 
 from runtime.cli import main
 from runtime.errors import PromptError
 from runtime.session import Session
 from runtime.world import World
+from worldmodel.condition.tracks import TrackHead
 from worldmodel.errors import CheckpointError
 from worldmodel.families.checkpoint import open_checkpoint
 from worldmodel.families.importing import plan_import
@@ -225,6 +227,31 @@ def test_a_codec_of_its_own_is_taken_along(checkpoint, tmp_path):
             _, state = world(state, action, torch.zeros(1), noise)
             frames.append(int(state["queue.left"]))
     assert frames == [8, 7, 6, 5, 4, 3, 2, 1, 0, 11]  # nine pictures, the first latent is worth one; then twelve
+
+
+@pytest.mark.parametrize(
+    "family, sizes, key",
+    [
+        ("minwm", {"camera": True}, "w"),
+        ("lingbot_world", {"in_channels": 4 + 4 + 4, "ray_side": 8}, "j"),
+        ("matrix_game2", {"in_channels": 4 + 4 + 4, "text_dim": 0, "image_dim": 6, "actions": ACTIONS}, "look_left"),
+        ("motion_stream", {"in_channels": 4 + 2}, "draw"),
+    ],
+)
+def test_every_condition_steers_a_world_that_is_played_from_its_file(tmp_path, capsys, family, sizes, key):
+    torch.manual_seed(0)
+    spec = {"dim": 24, "ffn_dim": 32, "heads": 2, "layers": 2, "freq_dim": 16, "in_channels": 4, "out_channels": 4}
+    parts = {"": WanTransformer(WanSpec(**{**spec, "text_dim": 8, **sizes}))}
+    if family == "motion_stream":
+        parts["track_head."] = TrackHead(8, 2, 4)
+    made = {f"{at}{name}": part for at, model in parts.items() for name, part in model.state_dict().items()}
+    save_file({name: 0.3 * torch.randn(part.shape) for name, part in made.items()}, tmp_path / "made.safetensors")
+    assert run(capsys, "import", tmp_path / "made.safetensors", *SIZES)[0] == 0
+    world = World.open(tmp_path / "made.world")
+    assert world.manifest.spec["family"] == family
+    still, steered = (Session(world, seed=1) for _ in range(2))
+    frames = [(still.tick(), steered.tick({key})) for _ in range(12)]
+    assert any((one != other).any() for one, other in frames)
 
 
 def text_encoder(folder: Path) -> Path:

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from runtime.backends.imported import imported
+from runtime.cli import main
 from runtime.errors import PromptError
 from runtime.session import Session
+from runtime.world import World
 from worldmodel.errors import CheckpointError, WorldloopError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
 from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise, zero_state
@@ -141,6 +143,17 @@ def test_a_spoilt_checkpoint_is_an_error_of_ours_and_a_whole_one_is_planned_befo
             assert len(str(error).splitlines()) == 1
         else:
             assert plan.fit.ok  # what was lost is not needed
+
+
+@pytest.mark.parametrize("family", WORLDS)
+def test_an_import_plays_from_its_file(family, tmp_path):
+    save_file({name: tensor.clone() for name, tensor in weights_of(family).items()}, tmp_path / "file.safetensors")
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(tmp_path / "file.safetensors")])
+    assert not ended.value.code
+    world = World.open(tmp_path / "file.world")
+    frame = Session(world).tick(world.manifest.action_names[:1])
+    assert frame.shape == (world.manifest.height, world.manifest.width, 3)
 
 
 @pytest.mark.parametrize("family", WORLDS)

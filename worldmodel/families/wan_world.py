@@ -228,7 +228,7 @@ class WanWorld(nn.Module):
         shapes["queue"] = ((1, self.pictures, about.height, about.width, 3), torch.uint8)
         shapes["queue.left"] = ((1,), torch.int64)
         if spec.transformer.camera:
-            shapes["pose"] = ((1, 4, 4), torch.float64)
+            shapes["pose"] = ((1, 4, 4), torch.float32)
         actions = spec.transformer.actions
         for name, (rows, numbers) in actions.steers.items() if actions else ():
             shapes[f"rows.{name}"] = ((1, rows, numbers), dtype)
@@ -346,7 +346,7 @@ class WanWorld(nn.Module):
         if spec.ray_side:
             steer["rays"] = ray_steps(_camera_keys(action), frames, state["cache.next"] == 0).to(action.dtype)
         if spec.camera:
-            poses, pose = [], state["pose"] + torch.eye(4, dtype=torch.float64, device=action.device)
+            poses, pose = [], state["pose"].double() + torch.eye(4, dtype=torch.float64, device=action.device)
             keys = _camera_keys(action)
             for _ in range(frames):
                 poses.append(pose)
@@ -354,7 +354,7 @@ class WanWorld(nn.Module):
             views = torch.linalg.inv(torch.stack(poses, 1)).to(action.dtype)
             lens = torch.diag(torch.tensor((*spec.lens, 1.0), dtype=action.dtype, device=action.device))
             steer["camera"] = projections(views, lens.expand(*views.shape[:2], 3, 3))
-            state = {**state, "pose": pose - torch.eye(4, dtype=torch.float64, device=action.device)}
+            state = {**state, "pose": (pose - torch.eye(4, dtype=torch.float64, device=action.device)).float()}
         if self.spec.picture_channels:
             number = state["cache.next"][:, None] + torch.arange(frames, device=action.device)
             number = number.clamp(max=start_picture.FRAMES - 1)

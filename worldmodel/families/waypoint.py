@@ -211,8 +211,8 @@ def _buttons(n_buttons: int) -> tuple[Button, ...]:
 LOOK = 0.5  # mouse velocity while a look button is held
 PROMPT_ROWS = 512
 KEYBOARD = (
-    ("mouse_left", ("return",), 0x01),
-    ("mouse_right", ("backspace",), 0x02),
+    ("mouse_left", ("mouse:left", "return"), 0x01),
+    ("mouse_right", ("mouse:right", "right ctrl"), 0x02),
     ("shift", ("left shift",), 0x10),
     ("ctrl", ("left ctrl",), 0x11),
     ("space", ("space",), 0x20),
