@@ -126,20 +126,21 @@ def trace_block(world: WanWorld, state: State) -> onnx.ModelProto:
     noise = torch.zeros(1, *about.noise_shape, dtype=like.dtype, device=like.device)
     after = block(world, state, noise)
     names = list(state)
-    changed = [name for name in names if after[name] is not state[name]]
+    changed = {name: after[name].shape for name in names if after[name] is not state[name]}
+    del after  # as large as the cache; tracing makes more of them
     file: Any = io.BytesIO()  # torch writes to open files as well, without saying so
     with exportable(world), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes and decisions become constants: that is what the graph is for
         torch.onnx.export(
-            BlockGraph(world, names, changed).eval(), (noise, *state.values()), file, dynamo=False, opset_version=OPSET,
-            export_params=False, do_constant_folding=False,  # which makes new weights of old ones
+            BlockGraph(world, names, list(changed)).eval(), (noise, *state.values()), file, dynamo=False,
+            opset_version=OPSET, export_params=False, do_constant_folding=False,  # which makes new weights of old ones
             input_names=["noise", *(f"state.{name}" for name in names)],
             output_names=[f"next.{name}" for name in changed],
         )  # fmt: skip
     model = onnx.load_model_from_string(file.getvalue())
     tidy(model)
     for value in model.graph.output:
-        shape = after[value.name.removeprefix("next.")].shape
+        shape = changed[value.name.removeprefix("next.")]
         value.type.tensor_type.shape.CopyFrom(
             onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape])
         )
