@@ -118,6 +118,13 @@ def test_what_does_not_go_with_a_checkpoint_is_refused_at_the_dry_run(checkpoint
     assert code == 2 and err.count("\n") == 1 and re.search(wanted, err), err
 
 
+def test_a_text_encoder_of_another_width_is_refused(checkpoint, capsys):
+    (checkpoint.parent / "umt5").mkdir()
+    (checkpoint.parent / "umt5" / "config.json").write_text('{"d_model": 4096}')
+    told = run(capsys, "import", checkpoint, "--dry-run", "--text-encoder", checkpoint.parent / "umt5", *SIZES)
+    assert told[0] == 2 and "text embeddings are 4096 wide, the world was made with 8" in told[2]
+
+
 @pytest.mark.parametrize("heads", ['"two"', "0", "-2", "null", "[2]", "1e9"])
 def test_sizes_of_a_strangers_config_are_checked(checkpoint, capsys, heads):
     (checkpoint.parent / "config.json").write_text(f'{{"num_heads": {heads}}}')

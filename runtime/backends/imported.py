@@ -87,11 +87,11 @@ def load_family(
     torch.set_num_threads(threads)
     playable, device = build(family, described, weights, str(world.path)), device or torch.device("cpu")
     cast(torch.nn.Module, playable).to(device)
-    encoder = _encoder(world, config, playable.about.prompt_shape[0])
+    encoder = _encoder(world, config, playable.about.prompt_shape)
     return ImportedBackend(playable, device, encoder, name="torch" if device.type == "cpu" else f"torch-{device.type}")
 
 
-def _encoder(world: World, config: Mapping[str, Any], rows: int) -> Encoder | None:
+def _encoder(world: World, config: Mapping[str, Any], shape: tuple[int, int]) -> Encoder | None:
     """The text encoder that the world file names. One that is not there is only missed when a prompt is typed."""
     noted, path = config.get("text_encoder"), world.path
     if not isinstance(noted, str) or path is None:
@@ -100,7 +100,7 @@ def _encoder(world: World, config: Mapping[str, Any], rows: int) -> Encoder | No
     if folder is not None:
         from worldmodel.prompt.umt5 import Umt5
 
-        return Umt5.load(folder, rows)
+        return Umt5.load(folder, *shape)
 
     def missing(text: str) -> Tensor:
         raise PromptError(encoder_folder.missed(noted, path))

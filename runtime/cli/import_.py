@@ -56,6 +56,10 @@ def command(
         raise UsageError(f"--out {target}: a world file's name ends in .world")
     plan = plan_import(checkpoint, codec, lora, part, config)
     about = plan.about
+    if text_encoder is not None:
+        from worldmodel.prompt.umt5 import check_width
+
+        check_width(text_encoder, about.prompt_shape[1])
     report: dict[str, Any] = {
         "family": plan.family,
         "title": about.title,

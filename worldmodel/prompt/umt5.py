@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ class Umt5:
     rows: int = ROWS
 
     @staticmethod
-    def load(folder: Path, rows: int = ROWS) -> Umt5:
-        """From a folder in transformers' layout, such as a snapshot of google/umt5-xxl. Nothing is downloaded."""
+    def load(folder: Path, rows: int = ROWS, width: int | None = None) -> Umt5:
+        """From a folder in transformers' layout, such as a snapshot of google/umt5-xxl. Nothing is downloaded.
+
+        width: of the rows that the world attends to, which must be the encoder's.
+        """
         try:
             from transformers import AutoTokenizer, UMT5EncoderModel
         except ImportError as error:
@@ -34,6 +38,7 @@ class Umt5:
             ) from error
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"no text encoder in {folder}: expected config.json, weights and tokenizer.json")
+        check_width(folder, width)
         try:
             loaded: Any = UMT5EncoderModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -55,6 +60,16 @@ class Umt5:
         mask = found["attention_mask"]
         told = self.model(input_ids=found["input_ids"], attention_mask=mask).last_hidden_state
         return (told * mask[..., None]).float()
+
+
+def check_width(folder: Path, width: int | None) -> None:
+    """Compare with what the encoder's description says, before its gigabytes are read."""
+    try:
+        told = json.loads((folder / "config.json").read_text()).get("d_model")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: not a description of an encoder: {error}") from error
+    if width is not None and told != width:
+        raise CheckpointError(f"{folder}: its text embeddings are {told} wide, the world was made with {width}")
 
 
 def cleaned(text: str) -> str:
