@@ -246,7 +246,7 @@ def check_story(fresh: Callable[..., Session], doings: list, interval: int) -> N
             truth.begin()
             truth.before = saved[1]
         assert session.last_action == truth.held
-    story = truth.session()
-    assert session.snapshot() == story.snapshot()
+    expected = truth.session()
+    assert session.snapshot() == expected.snapshot()
     keys = ["gas", "left"]
-    assert np.array_equal(session.tick(keys), story.tick(keys)) and session.last_graph == story.last_graph
+    assert np.array_equal(session.tick(keys), expected.tick(keys)) and session.last_graph == expected.last_graph
