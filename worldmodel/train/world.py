@@ -112,7 +112,7 @@ def train_world(
                 run_length = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
                 if run_length != "none" and team.agree(run.done) > 1 - LAST_PART and not twin:
                     lesson.roll_out(world, run_length == "short", draw)
-            sigma, tile_start = draw_tiles(*lesson.counts.shape, draw)
+            sigma, tile_start = draw_tiles(len(lesson.counts), lesson.counts.shape[1], draw)
             figures = lesson.loss(world, sigma, tile_start, layer, draw)
         figures["loss"].backward()
         return {name: figure.detach() for name, figure in figures.items()}
