@@ -62,9 +62,7 @@ class OpenVinoMaker:
             raise WorldFileError(f"openvino cannot run {graph.name} ({first_line(error)})") from error
         if exact or players == 1:
             return OpenVinoEngine(compiled, compiled.create_infer_request())
-        # Twice as many as play at a time: the next one waits ready while a thread finishes another.
-        waiting = min(players, 2 * streams)
-        return OneByOne(compiled, tuple(compiled.create_infer_request() for _ in range(waiting)))
+        return OneByOne(compiled, tuple(compiled.create_infer_request() for _ in range(players)))
 
 
 def unpack_weights(model: Any) -> None:
@@ -92,18 +90,16 @@ class OpenVinoEngine:
 
 @dataclass(frozen=True)
 class OneByOne:
-    """A network of one player, run for each on their part of the arrays."""
+    """A network of one player, run for each on their part of the arrays. requests: one for each player, so that no
+    thread waits for work while another is late."""
 
     compiled: Any
     requests: tuple[Any, ...]
 
     def run(self, inputs: Arrays, outputs: Arrays) -> None:
-        arrays = {**inputs, **outputs}
-        players, bound = len(next(iter(arrays.values()))), []
+        arrays, bound = {**inputs, **outputs}, []
         try:
-            for player in range(players):
-                request = self.requests[player % len(self.requests)]
-                request.wait()  # for the player it had before
+            for player, request in enumerate(self.requests):
                 bound.append(bind(request, {name: array[player : player + 1] for name, array in arrays.items()}))
                 request.start_async()
         finally:  # nothing may still write when the caller's arrays go
