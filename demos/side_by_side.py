@@ -38,7 +38,7 @@ class Pair:
         try:
             from worldmodel.train.envs import make_adapter_for
 
-            self.real = make_adapter_for(manifest.adapter, manifest.width)
+            self.real = make_adapter_for(manifest.adapter, manifest.width, manifest.environment)
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"the environment needs {error.name}, which is not installed: pip install 'worldloop[train]'"

@@ -106,7 +106,7 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str, leve
     if storage not in STORAGES:
         raise SpecError(f"weights cannot be stored as {storage!r}: use one of {', '.join(STORAGES)}")
     slim, weights = store_weights(graphs.by_name, STORAGES[storage], arrays(world))
-    adapter = make_adapter_for(world.spec.environment, world.spec.width)
+    adapter = make_adapter_for(world.spec.environment, world.spec.width, world.spec.environment_id)
     files = {f"{name}.onnx": model.SerializeToString() for name, model in slim.items()}
     files |= {LOCATION: weights, "prompt.onnx": prompt_graph(), "tokenizer.json": prompts.TOKENIZER.read_bytes()}
     starts = []

@@ -11,7 +11,7 @@ spaces = pytest.importorskip("gymnasium.spaces")
 from worldmodel.errors import DatasetError  # noqa: E402
 from worldmodel.train.envs import captions  # noqa: E402
 from worldmodel.train.envs.car_racing import CarRacing  # noqa: E402
-from worldmodel.train.envs.gymnasium_env import GymnasiumEnv, buttons  # noqa: E402
+from worldmodel.train.envs.gymnasium_env import GymnasiumEnv, buttons, keys_of  # noqa: E402
 
 
 def keys(*held: str) -> np.ndarray:
@@ -187,6 +187,78 @@ def test_buttons_for_every_action_space(space: spaces.Space, names: int, held: l
     assert len(found) == len(set(found)) == names
     made = to_action(np.array(held, bool))
     assert space.contains(made) and np.array_equal(made, action)
+
+
+JOYSTICK = ["NOOP", "FIRE", "UP", "RIGHT", "UPRIGHT", "RIGHTFIRE", "UPRIGHTFIRE"]
+
+
+@pytest.mark.parametrize(
+    "held, action",
+    [([], "NOOP"), (["up"], "UP"), (["up", "right"], "UPRIGHT"), (["fire", "up", "right"], "UPRIGHTFIRE"),
+     (["fire", "up"], "FIRE")],
+)  # fmt: skip
+def test_directions_of_a_joystick_are_pressed_together(held: list[str], action: str) -> None:
+    env = Spaces(spaces.Discrete(len(JOYSTICK)))
+    env.get_action_meanings = lambda: JOYSTICK
+    names, to_action = buttons(env)
+    assert names == ("fire", "up", "right")
+    assert JOYSTICK[to_action(np.isin(names, held))] == action
+
+
+def test_buttons_have_the_keys_of_their_names_and_none_twice() -> None:
+    keys = keys_of(("action_0", "up", "fire", "action_3"))
+    assert keys["up"] == ["up"] and keys["fire"] == ["space"]
+    assert keys["action_0"] == ["left"] and keys["action_3"] == ["right"]
+
+
+def test_driving_earns_what_the_environment_pays() -> None:
+    car = CarRacing(size=16)
+    car.reset(0)
+    assert car.outcome() == (0, False)
+    earned = []
+    for key in ["brake"] * 60 + ["gas"] * 60:
+        car.step(keys(key))
+        earned.append(car.outcome().reward)
+    assert earned[55] == pytest.approx(-0.2) and sum(earned[60:]) > 10, "standing costs, new road pays"
+
+
+def test_an_end_is_told_apart_from_a_time_limit() -> None:
+    env = GymnasiumEnv("CartPole-v1", size=16)
+    env.reset(0)
+    over = False
+    while not over:
+        _, over = env.step(np.array([True, False]))
+    assert env.outcome() == (1.0, True)
+    env.reset(0)
+    assert env.outcome() == (0, False)
+    env.close()
+
+
+def test_atari_plays_by_its_ids() -> None:
+    pytest.importorskip("ale_py")
+    env = GymnasiumEnv("ALE/Freeway-v5", size=48)
+    assert (env.actions, env.tick_hz) == (("up", "down"), 15)
+    env.reset(0)
+    earned = 0.0
+    for _ in range(120):
+        env.step(np.array([True, False]))
+        earned += env.outcome().reward
+    assert earned >= 1, "a hen that keeps walking gets across"
+    env.close()
+
+
+def test_equal_seeds_are_equal_lands_of_crafter() -> None:
+    pytest.importorskip("crafter")
+    from worldmodel.train.envs.crafter_env import Crafter
+
+    def frames() -> np.ndarray:
+        land = Crafter(size=36)
+        first = land.reset(7)
+        drive = land.policy(np.random.default_rng(1))
+        return np.stack([first, *(land.step(drive())[0] for _ in range(40))])
+
+    made = frames()
+    assert np.array_equal(made, frames()) and made.std() > 10
 
 
 def test_an_unknown_environment_is_an_error_of_ours() -> None:

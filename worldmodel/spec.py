@@ -62,6 +62,7 @@ class WorldSpec:
     actions: tuple[str, ...]
     keys: dict[str, list[str]]  # default keys of every action
     environment: str  # adapter that recorded the data, see worldmodel/train/envs
+    environment_id: str = ""  # which of its environments, where it is one for many
     mirror: tuple[tuple[str, str], ...] = ()  # actions that swap when the picture is mirrored
     prompt_tokens: int = 4
     prompt_dim: int = 64

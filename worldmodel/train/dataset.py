@@ -3,7 +3,8 @@
 DIR/dataset.json    version, env, adapter, options, tick_hz, height, width, actions, keys, mirror, facts, split, seed
 DIR/shard-00000.h5  frames uint8 [n, height, width, 3]; actions uint8 [n, actions], actions[i] led to frames[i], zeros
                     at an episode's first frame; episode int32 [n], unique in the data set; scene int32 [n], an index
-                    into the attribute `scenes` (JSON list of {"captions": [...], …}); facts float32 [n, facts]
+                    into the attribute `scenes` (JSON list of {"captions": [...], …}); facts float32 [n, facts];
+                    reward float32 [n] and terminated bool [n] of the step that led to the frame, not in older ones
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
+from worldmodel.train.envs import Outcome
 
 VERSION = 1
 _PER_FRAME = ("frames", "actions", "episode", "scene", "facts")
@@ -133,6 +135,27 @@ class Dataset:
             rows: NDArray[Any] = file[name][start:stop]
         return rows
 
+    @functools.cached_property
+    def without_outcomes(self) -> list[Path]:
+        """Shards of an earlier version, which tell neither rewards nor ends."""
+        found = []
+        for path in self.shards:
+            with _open(path) as file:
+                if "reward" not in file:
+                    found.append(path)
+        return found
+
+    def outcomes(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Reward and end of the step that led to each frame, in stored order: float32 and bool [frames]."""
+        if without := self.without_outcomes:
+            raise DatasetError(f"{without[0]}: recorded without rewards; record it again")
+        found = []
+        for path in self.shards:
+            with _open(path) as file:
+                found.append((file["reward"][:], file["terminated"][:]))
+        rewards, ends = zip(*found, strict=True)
+        return np.concatenate(rewards), np.concatenate(ends)
+
     def scenes(self, shard: int) -> list[dict[str, Any]]:
         """The shard's scenes, which its `scene` column counts."""
         with _open(self.shards[shard]) as file:
@@ -189,6 +212,7 @@ class ShardWriter:
         )
         self._frames: list[NDArray[np.uint8]] = []
         self._rows: dict[str, list[Any]] = {"actions": [], "episode": [], "scene": [], "facts": []}
+        self._outcomes: list[Outcome] = []
         self._scenes: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -201,8 +225,9 @@ class ShardWriter:
         episode: int,
         scene: dict[str, Any],
         facts: NDArray[np.float32],
+        outcome: Outcome | None = None,
     ) -> None:
-        """Append one frame. A `scene` unlike the one before begins a new scene."""
+        """Append one frame. A `scene` unlike the one before begins a new scene. outcome: of all frames or of none."""
         if not self._scenes or scene != self._scenes[-1]:
             self._scenes.append(scene)
         self._frames.append(frame)
@@ -210,6 +235,8 @@ class ShardWriter:
         self._rows["episode"].append(episode)
         self._rows["scene"].append(len(self._scenes) - 1)
         self._rows["facts"].append(facts)
+        if outcome is not None:
+            self._outcomes.append(outcome)
         if len(self._frames) == self._BATCH:
             self._flush()
 
@@ -232,6 +259,10 @@ class ShardWriter:
             self._file["episode"] = np.array(self._rows["episode"], np.int32)
             self._file["scene"] = np.array(self._rows["scene"], np.int32)
             self._file["facts"] = np.array(self._rows["facts"], np.float32)
+            if self._outcomes:
+                assert len(self._outcomes) == len(self), "frames with and without an outcome in one shard"
+                self._file["reward"] = np.array([outcome.reward for outcome in self._outcomes], np.float32)
+                self._file["terminated"] = np.array([outcome.terminated for outcome in self._outcomes], bool)
             self._file.attrs["scenes"] = json.dumps(self._scenes)
         self._file.close()
         if kind is None:

@@ -18,7 +18,8 @@ def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
     info = DatasetInfo.read(data)
     spec = WorldSpec(
         name=out.name, height=info.height, width=info.width, tick_hz=info.tick_hz, actions=tuple(info.actions),
-        keys=info.keys, environment=info.adapter, mirror=tuple((a, b) for a, b in info.mirror),
+        keys=info.keys, environment=info.adapter,
+        environment_id=info.options.get("env_id", ""), mirror=tuple((a, b) for a, b in info.mirror),
     )  # fmt: skip
     spec = changed(spec, changes)
     if (out / "spec.json").exists():

@@ -147,7 +147,7 @@ def record_frames(adapter: Adapter, writer: ShardWriter, seed: int, shard: int, 
         action = np.zeros(len(adapter.actions), bool)
         over = False
         for _ in range(min(length, frames - len(writer))):
-            writer.add(frame, action, number, adapter.scene(), adapter.read_facts())
+            writer.add(frame, action, number, adapter.scene(), adapter.read_facts(), adapter.outcome())
             yield len(writer)
             if over:
                 break
@@ -168,6 +168,10 @@ def measure(dataset: Dataset) -> dict[str, Any]:
         "key_share": {name: _share(actions[:, i]) for i, name in enumerate(dataset.info.actions)},
         "no_key_share": _share(~actions.any(1)),
     }
+    if not dataset.without_outcomes:
+        rewards, ends = dataset.outcomes()
+        found |= {"reward_mean": round(float(rewards.mean()), 4), "rewarded_share": _share(rewards != 0)}
+        found["ends"] = int(ends.sum())
     known = {name: facts[:, i] for i, name in enumerate(dataset.info.facts)}
     if "on_road" in known:
         found["off_road_share"] = _share(known["on_road"] < 0.5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,16 @@ from worldmodel.errors import DatasetError
 
 Frame = NDArray[np.uint8]  # [height, width, 3]
 Keys = NDArray[np.bool_]  # [actions]
+
+
+class Outcome(NamedTuple):
+    """What the environment makes of a step. terminated: lost or won, not merely cut off."""
+
+    reward: float
+    terminated: bool
+
+
+BEGUN = Outcome(0.0, False)
 
 
 class Adapter(Protocol):
@@ -51,6 +61,9 @@ class Adapter(Protocol):
     def read_facts(self) -> NDArray[np.float32]:
         """The true state, float32 [facts]."""
 
+    def outcome(self) -> Outcome:
+        """Of the latest step; BEGUN before the first."""
+
     def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
         """A driver for this episode that may see the state."""
 
@@ -61,6 +74,7 @@ class Adapter(Protocol):
 ADAPTERS: dict[str, tuple[str, str]] = {
     "car_racing": ("worldmodel.train.envs.car_racing", "CarRacing"),
     "vizdoom": ("worldmodel.train.envs.vizdoom", "VizDoom"),
+    "crafter": ("worldmodel.train.envs.crafter_env", "Crafter"),
     "gymnasium": ("worldmodel.train.envs.gymnasium_env", "GymnasiumEnv"),
 }
 
@@ -74,10 +88,13 @@ def adapter_class(name: str) -> Callable[..., Adapter]:
     return found
 
 
-def make_adapter_for(name: str, width: int) -> Adapter:
-    """Make the adapter called `name` with frames of a world's width, where its size is free to choose."""
-    free = "size" in inspect.signature(adapter_class(name)).parameters
-    return make_adapter(name, **({"size": width} if free else {}))
+def make_adapter_for(name: str, width: int, env_id: str | None = None) -> Adapter:
+    """Make the adapter called `name` with frames of a world's width, where its size is free to choose.
+
+    env_id: the environment, where the adapter is one for many.
+    """
+    free = inspect.signature(adapter_class(name)).parameters
+    return make_adapter(name, **{key: value for key, value in (("size", width), ("env_id", env_id)) if key in free})
 
 
 def make_adapter(name: str, **options: Any) -> Adapter:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.train.envs import Frame, Keys, captions
+from worldmodel.train.envs import BEGUN, Frame, Keys, Outcome, captions
 from worldmodel.train.envs.car_driver import CarDriver
 
 
@@ -106,6 +106,7 @@ class CarRacing:
             np.random.default_rng([seed, self._split == "test", self._palette]) if self._palette else self._rng
         )
         self.paint(*captions.scene_colours(self._colours, self._split))
+        self._outcome = BEGUN
         return self.look()
 
     def place(self, at: int, way: int, speed: float, offset: float = 0.0, turned: float = 0.0) -> None:
@@ -127,14 +128,18 @@ class CarRacing:
     def step(self, action: Keys) -> tuple[Frame, bool]:
         """One tick. The episode is over only where the playfield ends."""
         controls = self._controls(action)
-        for _ in range(_STEPS_PER_TICK):
-            self._env.step(controls)
+        reward = sum(self._env.step(controls)[1] for _ in range(_STEPS_PER_TICK))
         if self._recolour:
             self._recolour_in -= 1
             if self._recolour_in <= 0:
                 self.paint(*captions.scene_colours(self._colours, self._split))
         x, y = self._env.car.hull.position
-        return self.look(), max(abs(x), abs(y)) > car_racing.PLAYFIELD
+        self._outcome = Outcome(float(reward), max(abs(x), abs(y)) > car_racing.PLAYFIELD)
+        return self.look(), self._outcome.terminated
+
+    def outcome(self) -> Outcome:
+        """The environment's own reward: 1000 for all tiles of the track, -0.1 for each of a tick's two steps."""
+        return self._outcome
 
     def _controls(self, action: Keys) -> NDArray[np.float64]:
         """Keys to [steering, gas, brake]. A held steering key takes four ticks to full lock; nothing else remembers."""

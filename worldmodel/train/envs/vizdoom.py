@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import MissingExtraError, SpecError
+from worldmodel.train.envs import BEGUN, Outcome
 from worldmodel.train.envs.vizdoom_captions import HELD_OUT_CAPTIONS, SCENE_CAPTIONS
 from worldmodel.train.envs.vizdoom_driver import Driver, View
 
@@ -192,14 +193,20 @@ class VizDoom:
         for _ in range(SETTLING_FRAMES):
             self._game.make_action(STAND_STILL)
         self._observe()
+        self._outcome = BEGUN
         self._walls = wall_lines(self._state)
         return shrink(self._screen)
 
     def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
         """Hold these buttons, bool [4] as in `actions`, for one tick. Returns the frame and whether it is the last."""
-        self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
+        reward = self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
         self._observe()
-        return shrink(self._screen), self._health <= LAST_LEG
+        self._outcome = Outcome(float(reward), self._health <= LAST_LEG)
+        return shrink(self._screen), self._outcome.terminated
+
+    def outcome(self) -> Outcome:
+        """The scenario's own reward."""
+        return self._outcome
 
     def scene(self) -> dict[str, Any]:
         """What this episode shows, in all the words that its split may use."""
