@@ -145,7 +145,7 @@ def trace(module: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], o
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 
