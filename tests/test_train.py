@@ -12,6 +12,7 @@ from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.codec import load_codec, train_codec
 from worldmodel.train.dataset import DatasetInfo, ShardWriter
+from worldmodel.train.distil.train import train_distil
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.run import load_weights
 from worldmodel.train.team import Team
@@ -160,3 +161,19 @@ def test_noise_levels_rise_within_a_tile_and_every_frame_has_one(seed):
         same = tile_start[:, 1:] == tile_start[:, :-1]
         steps = sigma.diff(dim=1)
         assert (steps[same] > -0.5).all() and (tile_start <= torch.arange(20)).all()
+
+
+def test_a_student_is_a_run_folder_and_goes_on_with_its_critic(run, recording, tmp_path):
+    out = tmp_path / "student"
+    told = ("self-forcing", run, recording, out)
+    first = train_distil(*told, minutes=0.02, batch=2, changes=["sink_keep=0.9"])
+    kept = torch.load(out / "world.resume.pt", weights_only=True)
+    assert any(name.startswith("critic.") for name in kept["beside"])
+    more = train_distil(*told, minutes=first["seconds"] / 60 + 0.02, batch=2, resume=True)
+    assert more["step"] > first["step"] and read_plan(out).sink_keep == 0.9
+    load_weights(World(read_plan(out)).generator, out / "world.safetensors")
+    assert load_codec(read_plan(out), out).encode(torch.rand(1, 3, 32, 32)).isfinite().all()
+    with pytest.raises(SpecError, match="own folder"):
+        train_distil("self-forcing", run, recording, run, minutes=0.02)
+    with pytest.raises(SpecError, match="rolling-forcing"):
+        train_distil("no-such", run, recording, out, minutes=0.02)

@@ -1,6 +1,7 @@
 """Everything that can be combined into a world, as plain data: caches, schedules, conditions, codecs, families.
 
-A new sink, schedule, condition, codec or family is one new file and one line here (families: in families/family.py).
+A new sink, schedule, condition, codec or family is one new file and one line here (families: in families/family.py;
+methods of distillation: in train/distil/__init__.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from worldmodel.schedule.plan import FlowTable, Schedule
 from worldmodel.schedule.rolling import Rolling
 from worldmodel.schedule.sampler import check_combination
 from worldmodel.schedule.stream_batch import StreamBatch
+from worldmodel.train.distil import METHODS
 
 TABLE = FlowTable(shift=5.0)
 FOUR, FIVE = TABLE.warp((1000, 750, 500, 250)), TABLE.warp((1000, 800, 600, 400, 200))
@@ -131,6 +133,9 @@ def listing() -> dict[str, list[dict[str, Any]]]:
                 "combines_with": ["its own codec"] if name in OWN_CODEC else ["wan_vae", "taehv"],
             }
             for name, family in FAMILIES.items()
+        ],
+        "distillations": [
+            _other(name, Entry(entry.what, entry.paper, OURS, ("native worlds",))) for name, entry in METHODS.items()
         ],
     }
 

@@ -67,6 +67,7 @@ class WorldSpec:
     prompt_tokens: int = 4
     prompt_dim: int = 64
     sink: int = 1  # frames kept for ever
+    sink_keep: float = 1.0  # its share in the average with each frame that leaves the window (EMA sink); 1: none of it
     window: int = 3  # latest clean frames that attention reads
     codec: CodecSpec = field(default_factory=CodecSpec)
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -75,6 +76,8 @@ class WorldSpec:
     def __post_init__(self) -> None:
         if self.sink != 1:
             raise SpecError(f"the native world keeps exactly one sink frame: got sink={self.sink}")
+        if not 0 <= self.sink_keep <= 1:
+            raise SpecError(f"sink_keep must lie within 0..1: got {self.sink_keep}")
         if self.width % (self.codec.down * self.generator.patch):
             raise SpecError(f"width must be a multiple of {self.codec.down * self.generator.patch}: got {self.width}")
 

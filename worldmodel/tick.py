@@ -158,7 +158,7 @@ def reprime(
     action was known all along. noise: [batch, count_noises(schedule.reprime), channels, rows, columns].
     """
     schedule = schedule or world.spec.schedule
-    latent, state = _walk(world, state, action, prompt, noise, schedule.reprime)
+    latent, state = walk(world, state, action, prompt, noise, schedule.reprime)
     return world.codec.picture(latent), state
 
 
@@ -172,13 +172,16 @@ def next_latent(
 ) -> tuple[Tensor, State]:
     """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it."""
     schedule = schedule or world.spec.schedule
-    return _walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"))
+    return walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"))
 
 
-def _walk(
+def walk(
     world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, plan: Plan, flight: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    """The passes of one tick, on frames as tokens: they are the plan's lanes."""
+    """The passes of one tick, on frames as tokens: they are the plan's lanes.
+
+    flight: the first `plan.flying` of them, [batch, flying, channels, rows, columns].
+    """
     generator, sizes = world.generator, world.spec.generator
     shown = each(patchify(state["latents"][:, -1 - RECENT :], sizes.patch))  # the last one is pending
     flown = [] if flight is None else each(patchify(flight, sizes.patch))
@@ -195,7 +198,8 @@ def _walk(
     layers = [Layer(block, turns) for block in generator.layers]
     settled = _Settled(fresh == 1)
     clock = _Clock(state["position"], state["frame"], turns, settled)
-    memory = [_Remembered(state[f"kv.{number}"], clock, settled) for number in range(sizes.depth)]
+    keep = world.spec.sink_keep
+    memory = [_Remembered(state[f"kv.{number}"], clock, settled, keep) for number in range(sizes.depth)]
 
     for number, row in enumerate(plan.rows):
         flown += [next(noises)[0] for _ in row[len(flown) :]]
@@ -287,14 +291,21 @@ class _Clock:
 class _Remembered:
     """One block's cache during a tick. Cached keys are turned once for each time, for all passes."""
 
-    def __init__(self, kv: Tensor, clock: _Clock, settled: _Settled) -> None:
+    def __init__(self, kv: Tensor, clock: _Clock, settled: _Settled, keep: float) -> None:
         self.kv, self._clock, self._settled = kv, clock, settled  # kv: [batch, 2, heads, slots, tokens, head_dim]
+        self._keep = keep
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def commit(self, k: Tensor, v: Tensor) -> None:
-        """The pending frame takes the place of the oldest but the sink. k, v: [batch, heads, tokens, head_dim]."""
+        """The pending frame takes the place of the oldest but the sink, which that one may be fused into.
+
+        k, v: [batch, heads, tokens, head_dim].
+        """
         new = torch.cat([k, v], 1).unflatten(1, (2, -1)).unsqueeze(3).to(self.kv.dtype)
-        self.kv = torch.cat([self._settled.sink(self.kv[:, :, :, :1], new), self.kv[:, :, :, 2:], new], 3)
+        sink = self.kv[:, :, :, :1]
+        if self._keep < 1:  # not a product by 1 in the graphs of worlds whose sink stays
+            sink = self._keep * sink + (1 - self._keep) * self.kv[:, :, :, 1:2]
+        self.kv = torch.cat([self._settled.sink(sink, new), self.kv[:, :, :, 2:], new], 3)
 
     def attend(self, q: Tensor, k: list[Tensor], v: list[Tensor], time: int) -> Tensor:
         """What the frame at `time` finds in the cache and in the frames of its pass up to itself, which is the last."""

@@ -1,4 +1,4 @@
-"""`worldloop train codec|world|judge|prompt`: the stages of making a world, each resumable and bounded in time."""
+"""`worldloop train codec|world|distil|…`: the stages of making a world, each resumable and bounded in time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Train the parts of a world, in this order: codec, world.")
+app = typer.Typer(no_args_is_help=True, help="Train the parts of a world, in this order: codec, world, distil.")
 
 Data = Annotated[Path, typer.Option(help="a recording made by 'worldloop record'")]
 Out = Annotated[Path, typer.Option(help="the run's folder: spec.json, weights, sample strips, TensorBoard events")]
@@ -53,6 +53,30 @@ def world(
 
     figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured)
     _report(out / "world.safetensors", figures, as_json)
+
+
+@app.command()
+def distil(
+    data: Data, out: Out,
+    teacher: Annotated[Path, typer.Option(help="the folder of a trained world's run")],
+    method: Annotated[str, typer.Option(help="how; 'worldloop list' knows all")] = "self-forcing",
+    minutes: Minutes = 60, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
+    init: Annotated[Path | None, typer.Option(help="weights to begin from (default: the teacher's)")] = None,
+    judge: Annotated[Path | None, typer.Option(help="a judge by 'train judge' (default: the environment's)")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="a field of the spec that differs from the teacher's")
+    ] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make a student of a trained world: few steps, own roll-outs, frames in flight."""
+    from worldmodel.train.distil.train import train_distil
+    from worldmodel.train.judge.judge import Judge
+
+    judging = Judge.load(judge) if judge else None
+    figures = train_distil(
+        method, teacher, data, out, minutes, batch or 8, seed, resume, init, set_ or [], judging
+    )
+    _report(out / "world.safetensors", {"method": method, **figures}, as_json)
 
 
 @app.command()

@@ -49,8 +49,9 @@ class Run:
 
     def __init__(
         self, out: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], budget: Budget, team:
-        Team, ema: float = 0.999, resume: bool = False,
+        Team, ema: float = 0.999, resume: bool = False, beside: nn.Module | None = None,
     ) -> None:  # fmt: skip
+        """beside: what is trained along with the model, such as a critic: kept for --resume, no part of the result."""
         self.out, self.name, self.model, self.optimisers, self.budget, self.team = (
             out,
             name,
@@ -60,6 +61,7 @@ class Run:
             team,
         )
         self.ema_decay = ema
+        self.beside = beside or nn.ModuleDict()
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
@@ -128,9 +130,9 @@ class Run:
             lambda p: save_file({k: v.contiguous().cpu() for k, v in self.average.items()}, p),
         )
         state = {
-            "model": self.model.state_dict(), "average": self.average, "optimisers": [o.state_dict() for o in
-            self.optimisers], "step": self.step, "seconds": self.seconds, "random": torch.get_rng_state(),
-            "history": json.dumps(self.history),
+            "model": self.model.state_dict(), "average": self.average, "beside": self.beside.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers], "step": self.step, "seconds": self.seconds,
+            "random": torch.get_rng_state(), "history": json.dumps(self.history),
         }  # fmt: skip
         write_whole(self.resume_file, lambda p: torch.save(state, p))
         (self.out / f"{self.name}.json").write_text(json.dumps(self.history))
@@ -139,6 +141,7 @@ class Run:
         try:
             state = torch.load(self.resume_file, map_location=self.team.device, weights_only=True)
             self.model.load_state_dict(state["model"])
+            self.beside.load_state_dict(state.get("beside", {}))
         except Exception as error:
             raise CheckpointError(
                 f"{self.resume_file} does not fit this run ({error}); start anew without --resume"
