@@ -39,6 +39,7 @@ from worldmodel.spec import WorldSpec
 from worldmodel.tick import World, state_shapes
 from worldmodel.train.codec import load_codec
 from worldmodel.train.envs import Adapter, make_adapter_for
+from worldmodel.train.heads import with_heads
 from worldmodel.train.plan import read_plan
 from worldmodel.train.run import load_weights
 
@@ -87,16 +88,20 @@ def read_card(path: Path) -> Card:
 
 
 def load_world(run: Path, weights: Path | None = None, sigmas: tuple[tuple[float, ...], ...] = ()) -> World:
-    """The trained world of a run folder.
+    """The trained world of a run folder; with heads, if 'worldloop train heads' has made them.
 
     weights: of the generator, by default the run's own world.safetensors.
     sigmas: of a ScheduleTable, by default those of the run's spec. One set of weights plays at any.
     """
-    spec = read_plan(run)
+    spec, heads = read_plan(run), run / "heads.safetensors"
     if sigmas:
         spec = replace(spec, schedule=ScheduleTable(sigmas))
+    if heads.exists():
+        spec = with_heads(spec)
     world = World(spec)
     world.codec = load_codec(spec, run)
+    if world.heads is not None:
+        load_weights(world.heads, heads)
     load_weights(world.generator, weights or run / "world.safetensors")
     return world.eval()
 

@@ -4,13 +4,14 @@
     observation, info = env.reset(seed=7)
 
 An action is what is pressed, one 0 or 1 for each action of the world; an observation is the frame. A world has rewards
-and ends only if it was trained to tell them: state tensors named `reward` (float32) and `terminated` (uint8 or bool).
-Without them the reward is 0, and an episode ends by `max_ticks` alone.
+and ends only if it was trained to tell them ('worldloop train heads'): state tensors named `reward` (float32) and
+`terminated` (uint8 or bool). Without them the reward is 0, and an episode ends by `max_ticks` alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ class WorldVectorEnv(VectorEnv):
     """Many players of one world in one batch: one call of the network ticks them all.
 
     A player whose episode ended begins again in the next step (Gymnasium's NEXT_STEP). Player i of seed s plays what
-    a WorldEnv of seed s + i would.
+    a WorldEnv of seed s + i would. starts: names of the world's starts, of which each episode draws one; by default
+    all begin at the world's default start.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012
@@ -127,12 +129,14 @@ class WorldVectorEnv(VectorEnv):
         num_envs: int = 2,
         *,
         max_ticks: int | None = None,
+        starts: Sequence[str] = (),
         backend: str = "auto",
         threads: int | None = None,
         precision: str = "auto",
     ) -> None:
         self.world = world if isinstance(world, World) else World.open(world)
         self.num_envs, self.max_ticks = num_envs, max_ticks
+        self.starts = tuple(starts)
         self.single_observation_space, self.single_action_space = _spaces(self.world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -176,10 +180,11 @@ class WorldVectorEnv(VectorEnv):
     def _restart(self, player: int, seed: int) -> None:
         """Put a fresh start into this player's place of the batch."""
         manifest = self.world.manifest
-        chosen = manifest.start(None)
+        start = self.starts[int(self.np_random.integers(len(self.starts)))] if self.starts else None
+        chosen = manifest.start(start)
         embedding = self._one.embed(chosen.prompt if chosen else manifest.default_prompt)
         state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
-        for name, tensor in self.world.start_state().items():
+        for name, tensor in self.world.start_state(start).items():
             state[name][...] = tensor
         self._state = {name: array.copy() for name, array in self._state.items()}  # a tick may share what stays
         for name, array in self._one.recache(state, embedding).items():

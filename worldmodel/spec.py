@@ -52,6 +52,18 @@ class GeneratorSpec:
 
 
 @dataclass(frozen=True)
+class HeadsSpec:
+    """The heads that tell reward and end."""
+
+    frames: int = 3  # newest latents that they see: place, speed, and a change of it
+    width: int = 48  # channels
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise SpecError(f"heads.frames must be at least 1: got {self.frames}")
+
+
+@dataclass(frozen=True)
 class WorldSpec:
     """A world: its picture, its actions, its parts."""
 
@@ -72,12 +84,15 @@ class WorldSpec:
     codec: CodecSpec = field(default_factory=CodecSpec)
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
     schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.3))
+    heads: HeadsSpec | None = None  # of reward and end, in worlds that tell them
 
     def __post_init__(self) -> None:
         if self.sink != 1:
             raise SpecError(f"the native world keeps exactly one sink frame: got sink={self.sink}")
         if not 0 <= self.sink_keep <= 1:
             raise SpecError(f"sink_keep must lie within 0..1: got {self.sink_keep}")
+        if self.heads and self.heads.frames > self.window + 1:
+            raise SpecError(f"heads see at most window + 1 frames: got {self.heads.frames} and window={self.window}")
         if self.width % (self.codec.down * self.generator.patch):
             raise SpecError(f"width must be a multiple of {self.codec.down * self.generator.patch}: got {self.width}")
 
@@ -107,6 +122,7 @@ class WorldSpec:
             raw["schedule"] = ScheduleTable(_tuples(raw["schedule"]["sigmas"]))
             raw["actions"] = tuple(raw["actions"])
             raw["mirror"] = _tuples(raw["mirror"])
+            raw["heads"] = HeadsSpec(**raw["heads"]) if raw.get("heads") else None
             return WorldSpec(**raw)
         except (TypeError, KeyError) as error:
             raise SpecError(f"not a world spec of this version: {error}") from error

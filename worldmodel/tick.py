@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.codec.small import Codec
+from worldmodel.heads import Heads, begun
 from worldmodel.schedule.plan import Plan
 from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
@@ -47,6 +48,8 @@ class World(nn.Module):
         self.spec = spec
         self.codec = Codec(spec.codec, spec.height, spec.width, spec.codec.down * spec.generator.patch)
         self.generator = Generator(spec)
+        history, actions = spec.generator.action_history, len(spec.actions)
+        self.heads = Heads(spec.heads, spec.latent_shape, history, actions) if spec.heads else None
 
 
 def state_shapes(
@@ -60,6 +63,7 @@ def state_shapes(
     told: the prompt of the last recache, zero before the first; fresh: ticks for which it is still news
     sink_actions, actions: what led to them, with history; the last entry led to the pending frame
     flight: frames still being denoised, the oldest first, each at its own noise level (rolling schedules only)
+    reward, terminated: of the newest tick, see heads.py (worlds with heads only)
     kv.N: keys and values of block N, not turned in time; heads before slots, so that a head's keys lie together
     """
     schedule = schedule or spec.schedule
@@ -77,6 +81,8 @@ def state_shapes(
     }
     if schedule.frames > 1:
         shapes["flight"] = ((1, schedule.frames - 1, *latent), torch.float32)
+    if spec.heads:
+        shapes |= {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in begun(1).items()}
     for layer in range(sizes.depth):
         shapes[f"kv.{layer}"] = ((1, 2, sizes.heads, slots, spec.tokens, sizes.head_dim), torch.float32)
     return shapes
@@ -102,6 +108,8 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
     }
     if schedule.frames > 1:
         state["flight"] = latents[:, -1:].float().expand(-1, schedule.frames - 1, -1, -1, -1).contiguous()
+    if spec.heads:
+        state |= begun(batch, device)
     for name, (shape, dtype) in state_shapes(spec, schedule).items():
         if name.startswith("kv."):
             state[name] = torch.zeros(batch, *shape[1:], dtype=dtype, device=device)
@@ -244,6 +252,8 @@ def walk(
     }
     if flying > 1:
         after["flight"] = latents[:, 1:]
+    if world.heads is not None:
+        after |= world.heads.outcome(after)
     after |= {f"kv.{number}": remembered.kv for number, remembered in enumerate(memory)}
     return latents[:, 0], after
 

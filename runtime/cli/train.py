@@ -80,6 +80,19 @@ def distil(
 
 
 @app.command()
+def heads(
+    data: Data, out: Out, minutes: Minutes = 10, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train the heads that tell reward and end, on the codec of the same OUT; 'worldloop export' takes them along."""
+    from worldmodel.train.heads import BATCH, train_heads
+    from worldmodel.train.plan import read_plan
+
+    figures = train_heads(read_plan(out), data, out, minutes, batch or BATCH, seed, resume)
+    _report(out / "heads.safetensors", figures, as_json)
+
+
+@app.command()
 def judge(
     data: Data, out: Out, steps: Annotated[int, typer.Option(min=1, help="training steps")] = 400,
     frames: Annotated[int, typer.Option(min=400, help="frames to train on")] = 14_000, seed: Seed = 0,
