@@ -132,6 +132,13 @@ def test_heads_learn_what_a_step_earns_and_where_it_ends(data, run):
     assert figures["reward_r"] > 0.8 and figures["ends_found"] == figures["ends_true"] == 1
 
 
+def test_figures_of_play_are_left_out_where_no_episode_is_long_enough(data, run):
+    frames = Frames.of(with_heads(SPEC), data, run, Team.join())
+    assert set(frames.played()) == {"reward_r_played"}
+    slow = Frames.of(with_heads(replace(SPEC, tick_hz=200)), data, run, Team.join())
+    assert slow.played() == {} and "reward_r_second" in slow.figures()
+
+
 def test_heads_that_never_saw_an_end_never_tell_one(data, run):
     frames = Frames.of(with_heads(SPEC), data, run, Team.join())
     endless = Frames(frames.world, frames.latents, frames.reward, torch.zeros_like(frames.ends))

@@ -30,8 +30,8 @@ from worldmodel.train.world import prepare
 HELD_OUT = 0.1  # share of the episodes, at least one
 NOISE = 0.3  # most of the noise on latents whose channels have mean square 1
 ENDS = 0.5  # share of the frames that ends are learned from which are ends
-PLAYED = 16  # roll-outs of the world that the heads are tried on, of PLAYED_SECONDS each
-PLAYED_SECONDS = 3
+PLAYED = 16  # roll-outs of the world that the heads are tried on
+PLAYED_SECONDS = 3  # of each, less where no episode is that long
 BATCH = 256
 
 
@@ -70,7 +70,7 @@ def train_heads(
             figures |= frames.figures()
             if (out / "world.safetensors").exists():
                 load_weights(frames.world.generator, out / "world.safetensors")
-                figures["reward_r_played"] = frames.played()
+                figures |= frames.played()
         threshold = {"threshold": frames.heads.threshold.detach().clone()}
         run.average |= threshold
         frames.heads.load_state_dict(raw | threshold)
@@ -163,15 +163,20 @@ class Frames:
         return (logit[last] + below) / 2
 
     @torch.no_grad()
-    def played(self) -> float:
-        """Let the world go on from frames of the episodes left out: does what it earns go with what was earned?"""
+    def played(self) -> dict[str, float]:
+        """Let the world go on from frames of the episodes left out: does what it earns go with what was earned?
+
+        `reward_r_played`, or nothing where these episodes are too short for it.
+        """
         spec, draw = self.world.spec, torch.Generator(device=self.reward.device).manual_seed(5)
         second = max(1, round(spec.tick_hz))
-        begin, ticks = max(spec.window + 1, self.heads.frames), PLAYED_SECONDS * second
+        begin = max(spec.window + 1, self.heads.frames)
+        longest = int(self.latents.episode[self.held_out].unique(return_counts=True)[1].max())
+        ticks = min(PLAYED_SECONDS, (longest - begin) // second) * second
+        if ticks <= 0:
+            return {}
         starts = self.latents.starts(begin + ticks)
         starts = starts[torch.isin(starts, self.held_out)]
-        if not len(starts):
-            return float("nan")
         chosen = starts[torch.linspace(0, len(starts) - 1, PLAYED, device=starts.device).long()]
         clip = self.latents.clips(spec, chosen, 1 + begin + ticks, draw).clip
         with torch.autocast(self.reward.device.type, torch.bfloat16):
@@ -183,7 +188,7 @@ class Frames:
             told.append(self.heads(shown[:, at + 1 - self.heads.frames : at + 1], clip.actions[:, at])[0])
         real = self.reward[chosen.unsqueeze(1) + begin + torch.arange(ticks, device=chosen.device)]
         both = torch.stack([torch.stack(told, 1), real]).unfold(2, second, second).sum(3)
-        return correlation(*both.flatten(1))
+        return {"reward_r_played": correlation(*both.flatten(1))}
 
     def _some(self, among: Tensor, count: int, draw: torch.Generator) -> Tensor:
         return among[torch.randint(len(among), (count,), device=among.device, generator=draw)]
