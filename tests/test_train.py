@@ -1,7 +1,11 @@
 """Training: what is resumed goes on, what is given is kept, and bad input is named."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +181,14 @@ def test_a_student_is_a_run_folder_and_goes_on_with_its_critic(run, recording, t
         train_distil("self-forcing", run, recording, run, minutes=0.02)
     with pytest.raises(SpecError, match="rolling-forcing"):
         train_distil("no-such", run, recording, out, minutes=0.02)
+
+
+def test_two_processes_train_one_world(tmp_path: Path) -> None:
+    """Each draws its own numbers; both have the same weights."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).parent / "two_trainers.py"
+    here = {**os.environ, "PYTHONPATH": str(script.parents[1]), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(script), str(tmp_path)], env=here, check=True, timeout=240, capture_output=True)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert not torch.equal(first["begun"], second["begun"])
+    assert torch.equal(first["ended"], second["ended"]) and not torch.equal(first["ended"], first["begun"])

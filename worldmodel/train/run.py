@@ -62,6 +62,8 @@ class Run:
         )
         self.ema_decay = ema
         self.beside = beside or nn.ModuleDict()
+        team.share(model)
+        team.share(self.beside)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []

@@ -42,6 +42,13 @@ class Team:
             dist.barrier()
 
     @torch.no_grad()
+    def share(self, model: nn.Module) -> None:
+        """Give everybody the leader's weights: averaged gradients lead nowhere from different beginnings."""
+        if self.size > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """One all-reduce over all gradients as one flat vector."""
         if self.size == 1:
