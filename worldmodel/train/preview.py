@@ -84,6 +84,7 @@ def roll_out(
     return torch.stack(made, 1)
 
 
+@torch.no_grad()
 def begin_play(world: World, clip: Clip, begin: int, schedule: ScheduleTable) -> State:
     """The state after the clip's sink and its frames 1 … begin have been shown; needs begin ≥ window + 1."""
     window = world.spec.window

@@ -15,9 +15,10 @@ from torch import Tensor
 from worldmodel.errors import DatasetError
 from worldmodel.tick import State
 from worldmodel.train.distil.dmd import Matching
-from worldmodel.train.distil.roll_out import TICKS, Sample, alone, any_pass, begin_history, play_on
+from worldmodel.train.distil.roll_out import TICKS, Sample, alone, any_pass, play_on
 from worldmodel.train.distil.setting import Setting
 from worldmodel.train.latents import Drawn
+from worldmodel.train.preview import begin_play
 from worldmodel.transformer.clip import Clip
 from worldmodel.transformer.generator import FRESH
 
@@ -51,7 +52,7 @@ class Streamed:
     def _begin(self, draw: torch.Generator) -> None:
         self.drawn = self.setting.clips(1 + self.setting.begin + self.longest, draw)
         self.clip = switched(self.drawn.clip, self._switch(draw))
-        self.state = begin_history(self.setting.student, self.clip, self.setting.begin, self.schedule)
+        self.state = begin_play(self.setting.student, self.clip, self.setting.begin, self.schedule)
         self.at = 0
 
     def _switch(self, draw: torch.Generator) -> int:

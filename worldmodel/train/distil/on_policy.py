@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from worldmodel.codec.small import to_picture
 from worldmodel.tick import World
 from worldmodel.train.distil.reward_forcing import motion_reward
-from worldmodel.train.distil.roll_out import Sample, alone, begin_history, play_on, stitched
+from worldmodel.train.distil.roll_out import Sample, alone, play_on, stitched
 from worldmodel.train.distil.setting import Setting, denoised, noised
 from worldmodel.train.judge.hands import AFTER, BEFORE, movements
 from worldmodel.train.judge.judge import Judge
 from worldmodel.train.latents import Drawn
+from worldmodel.train.preview import begin_play
 from worldmodel.transformer.clip import Clip
 
 GROUP = 4  # roll-outs from one beginning
@@ -99,7 +100,7 @@ class OnPolicy:
         self.old.load_state_dict(student.generator.state_dict())
         drawn = repeated(self.setting.clips(1 + begin + TICKS, draw, max(self.setting.batch // GROUP, 1)), GROUP)
         schedule = alone(student.spec.schedule)
-        state = begin_history(student, drawn.clip, begin, schedule)
+        state = begin_play(student, drawn.clip, begin, schedule)
         frames = range(1 + begin, 1 + begin + TICKS)
         made, _ = play_on(student, drawn.clip, state, frames, schedule, schedule.passes - 1, draw)
         self.sample = stitched(drawn, drawn.clip, 1 + begin, made)

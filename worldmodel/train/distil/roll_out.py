@@ -62,7 +62,7 @@ class Played:
     def __call__(self, draw: torch.Generator) -> Sample:
         world, begin = self.setting.student, self.setting.begin
         drawn = self.setting.clips(1 + begin + self.ticks, draw)
-        state = begin_history(world, drawn.clip, begin, self.schedule)
+        state = begin_play(world, drawn.clip, begin, self.schedule)
         frames = range(begin + 1, 1 + begin + self.ticks)
         made, _ = play_on(world, drawn.clip, state, frames, self.schedule, any_pass(self.schedule, draw), draw)
         return stitched(drawn, drawn.clip, begin + 1, made)
@@ -119,12 +119,6 @@ def left_at(
         waiting = torch.tensor([level.sigma for level in plan.after], device=made.device)[None, :, None, None, None]
         after["flight"] = (1 - waiting) * made[:, 1:] + waiting * noise(lanes - 1)
     return made.float(), {name: value.detach() for name, value in after.items()}
-
-
-@torch.no_grad()
-def begin_history(world: World, clip: Clip, begin: int, schedule: ScheduleTable) -> State:
-    """The state after the clip's frames up to `begin` have been shown."""
-    return begin_play(world, clip, begin, schedule)
 
 
 def alone(schedule: ScheduleTable) -> ScheduleTable:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from worldmodel.errors import SpecError
 from worldmodel.train.distil.dmd import Matching
-from worldmodel.train.distil.roll_out import Played, Sample, Sampler, begin_history, left_at, stitched
+from worldmodel.train.distil.roll_out import Played, Sample, Sampler, left_at, stitched
 from worldmodel.train.distil.setting import Setting
-from worldmodel.train.preview import tell
+from worldmodel.train.preview import begin_play, tell
 
 WINDOWS = 3  # with gradient, in a roll-out
 ROLLBACK = 0.2  # share of ticks
@@ -45,7 +45,7 @@ class Rolled:
         drawn = self.setting.clips(begin + (self.windows + 1) * flying, draw)  # as long, however early
         clip = drawn.clip
         actions, prompts, fresh = clip.actions.clone(), clip.prompt.clone(), clip.fresh.clone()
-        state = begin_history(world, clip, begin, schedule)
+        state = begin_play(world, clip, begin, schedule)
         made: list[Tensor] = []
         for tick in range(frames - flying + 1):
             frame = begin + 1 + tick

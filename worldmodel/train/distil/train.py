@@ -54,7 +54,7 @@ def train_distil(
     if method not in METHODS:
         raise SpecError(f"no method {method!r}; there are {', '.join(METHODS)}")
     team = Team.join()
-    torch.manual_seed(seed)  # all members begin with the same weights …
+    torch.manual_seed(seed + 1000 * team.rank)
     spec = plan_student(teacher, out, changes, team)
     latents, student = prepare(spec, data, out, team)
     taught = METHODS[method].taught
@@ -77,8 +77,6 @@ def train_distil(
         resume=resume,
         beside=chosen.beside,
     )
-    if not resume:
-        torch.manual_seed(seed + 1000 * team.rank)  # … and draw different noise
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
 
     def step(number: int) -> dict[str, Tensor]:
