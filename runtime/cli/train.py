@@ -45,13 +45,16 @@ def world(
     recoloured: Annotated[
         Path | None, typer.Option(help="the same drives in other colours (record --palette), to learn prompt switches")
     ] = None,
+    driven: Annotated[
+        Path | None, typer.Option(help="a recording with --driver pixels: a world that plays learns to pass for it")
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the generator by diffusion forcing; needs the codec of the same OUT."""
     from worldmodel.train.plan import read_plan
     from worldmodel.train.world import train_world
 
-    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured)
+    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured, driven)
     _report(out / "world.safetensors", figures, as_json)
 
 
@@ -73,9 +76,7 @@ def distil(
     from worldmodel.train.judge.judge import Judge
 
     judging = Judge.load(judge) if judge else None
-    figures = train_distil(
-        method, teacher, data, out, minutes, batch or 8, seed, resume, init, set_ or [], judging
-    )
+    figures = train_distil(method, teacher, data, out, minutes, batch or 8, seed, resume, init, set_ or [], judging)
     _report(out / "world.safetensors", {"method": method, **figures}, as_json)
 
 

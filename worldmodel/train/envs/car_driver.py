@@ -206,13 +206,13 @@ class CarDriver:
 
 _NOTHING = (False, False, False, False)
 _MOVES = {
-    "slalom": 0.12,
-    "excursion": 0.06,
-    "lose_road": 0.26,
-    "random_keys": 0.18,
-    "long_turn": 0.05,
-    "u_turn": 0.04,
-    "coast": 0.08,
+    "slalom": 0.16,
+    "excursion": 0.08,
+    "lose_road": 0.10,
+    "random_keys": 0.20,
+    "long_turn": 0.06,
+    "u_turn": 0.05,
+    "coast": 0.10,
     "stop": 0.14,
-    "full_gas": 0.07,
+    "full_gas": 0.11,
 }
