@@ -11,7 +11,7 @@ pytest.importorskip("gymnasium.envs.box2d", reason="CarRacing needs gymnasium[bo
 from test_train import SMALL
 
 from worldmodel.errors import DatasetError
-from worldmodel.train.adversarial import ALONE, JUDGED, MOMENTS, PLAYED, SETTLED, STREAMS, Contest
+from worldmodel.train.adversarial import ALONE, JUDGED, MOMENTS, MOST, PLAYED, SETTLED, SHARE, STREAMS, Contest
 from worldmodel.train.codec import train_codec
 from worldmodel.train.dataset import DatasetInfo, ShardWriter
 from worldmodel.train.envs.car_racing import CarRacing
@@ -114,8 +114,13 @@ def test_the_rival_learns_first_and_then_the_world_learns_from_it(contest):
     assert all(p.grad is None for p in world.generator.parameters())
     assert all(p.grad is not None for p in match.rival.parameters())
     match.optimiser.step()
-    match.step(ALONE, draw)
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in world.generator.parameters())
+    for parameter in world.generator.parameters():
+        parameter.grad = torch.full_like(parameter, 0.01)
+    before = torch.cat([p.grad.flatten() for p in world.generator.parameters()])
+    figures = match.step(ALONE, draw)
+    added = torch.cat([p.grad.flatten() for p in world.generator.parameters()]) - before
+    assert 0 < added.norm() <= 1.01 * SHARE * before.norm(), "lessons count for more than the rival"
+    assert 0 < figures["weight"] <= MOST
 
 
 def test_a_rival_tells_plain_ground_from_drives(contest):

@@ -34,8 +34,8 @@ UNJUDGED, JUDGED = 4, 2  # ticks of a step: the last ones are judged, and carry 
 LONGEST = 500  # ticks that a stream may last
 SCENE = 120  # ticks between two prompts, on average
 SETTLED = 10  # ticks after a change of scene in which nothing is judged
-ALONE = 150  # steps in which the rival learns and the world does not
-WEIGHT = 0.5  # of the world's part, beside what it learns from recordings
+ALONE = 100  # steps in which the rival learns and the world does not
+SHARE, MOST = 0.5, 0.5  # of the world's gradient, relative to that of its lessons; and of its loss at most
 RIVAL_RATE = 3e-4
 NUDGE, FLATNESS = 0.1, 50.0  # noise that must make little difference to the rival, and the weight of that difference
 
@@ -221,12 +221,17 @@ class Contest:
         if dataset.info.options.get("driver") != "pixels":
             raise DatasetError(f"{data}: driven by one who sees more than pixels; record it with --driver pixels")
         scenes = [facts for shard in range(len(dataset.shards)) for facts in dataset.scenes(shard)]
+        self._world = world
         self.rival = Rival(world.spec).to(driven.latents.device)
         self.optimiser = torch.optim.Adam(self.rival.parameters(), RIVAL_RATE, (0.0, 0.99))
         self._streams = Streams(world, driven, [(facts["road"], facts["grass"]) for facts in scenes], seed)
 
     def step(self, number: int, draw: torch.Generator) -> dict[str, Tensor]:
-        """Leave gradients in world and rival; returns figures to be logged."""
+        """Leave gradients in the rival, and add to those that lessons left in the world; returns figures to be logged.
+
+        The rival's slope grows tenfold while it learns. At a fixed weight it would soon be all that the world learns
+        from, and nothing keeps the picture then.
+        """
         made = self._streams.play(draw)
         shown = torch.cat([moments.latents for moments in made])
         prompt, keys, counts = (torch.cat([getattr(m, part) for m in made]) for part in ("prompt", "keys", "counts"))
@@ -236,15 +241,25 @@ class Contest:
         weight = counts[:, None] / counts.sum().clamp(min=1) / says_fake.shape[1]
         margin = says_real - says_fake
         away = torch.autograd.grad((F.softplus(margin) * weight).sum(), fake.latents, retain_graph=True)[0]
-        if number >= ALONE:
-            (WEIGHT * away * shown).sum().backward()
+        weight_now = self._add(away, shown) if number >= ALONE else torch.zeros(())
         slope = self._slope(real, says_real) + self._slope(fake, says_fake)
         lost = (F.softplus(-margin) * weight).sum() + FLATNESS * slope
         learning = list(self.rival.parameters())
         for parameter, gradient in zip(learning, torch.autograd.grad(lost, learning), strict=True):
             parameter.grad = gradient
         told_apart = ((margin > 0).float() * weight).sum()
-        return {"rival": lost.detach(), "told_apart": told_apart, "slope": slope.detach(), "away": away.norm()}
+        return {"rival": lost.detach(), "told_apart": told_apart, "slope": slope.detach(), "weight": weight_now}
+
+    def _add(self, away: Tensor, shown: Tensor) -> Tensor:
+        """Add the gradient of what was shown to the world's; returns its weight."""
+        learning = [p for p in self._world.generator.parameters() if p.grad is not None]
+        before = [p.grad for p in learning if p.grad is not None]
+        gradients = torch.autograd.grad((away * shown).sum(), learning)
+        lessons, own = (torch.stack(torch._foreach_norm(g)).norm() for g in (before, gradients))
+        weight = (SHARE * lessons / own.clamp(min=1e-12)).clamp(max=MOST)
+        for sum_, gradient in zip(before, gradients, strict=True):
+            sum_ += weight * gradient
+        return weight
 
     def _slope(self, moments: Moments, said: Tensor) -> Tensor:
         """How much a little noise makes of what was said."""

@@ -56,7 +56,7 @@ SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is
 ENERGY = 0.5  # weight of the energy score beside the squared error of the mean, which large errors weigh more in
 APART = 0.7  # weight in it of the distance between draws, see energy.py
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
-DRIVEN_RATE = 0.25  # as RATE, for a world that plays already and shall stay what it is
+DRIVEN_RATE = 0.2  # as RATE, for a world that plays already and shall stay what it is
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
 
