@@ -84,6 +84,7 @@ def command(
                 convert(open_checkpoint(checkpoint, part), safe)
             report["converted"] = str(safe)
         facts = {
+            **plan.told,
             **config,
             "lora": lora is not None,
             "text_encoder": encoder_folder.noted(text_encoder, target) if text_encoder else None,

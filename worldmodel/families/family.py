@@ -112,6 +112,7 @@ class Reader(Protocol):
 
 
 LARGEST_SIZE = 1 << 16  # heads, rows, columns
+STATED = "worldloop"  # in config: {"family": …}, of checkpoints trained here, which names and wrapping do not tell
 APACHE = "Apache-2.0"
 FAMILIES: dict[str, Family] = {  # the more particular before the more general
     "matrix_game2": Family("Matrix-Game 2", "github.com/SkyworkAI/Matrix-Game", "MIT", "matrix_game2"),
@@ -144,17 +145,33 @@ def whole_number(config: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def recognise(shapes: Shapes, config: Mapping[str, Any], where: str) -> tuple[str, Any]:
-    """The family that a checkpoint's keys and shapes belong to, and the spec they describe."""
+    """The family that a checkpoint's keys and shapes belong to, and the spec they describe.
+
+    config: may say the family itself, see `STATED`; then no other is asked.
+    """
     asked = _Asked(shapes)
-    for name, family in FAMILIES.items():
+    for name, family in _asked_for(config).items():
         with _whose(asked, where):
             spec = family.matches(asked, config)
         if spec is not None:
             return name, spec
     first = ", ".join(sorted(shapes)[:4])
     raise CheckpointError(
-        f"{where}: of no known family ({', '.join(FAMILIES)}); its {len(shapes)} keys begin with {first}"
+        f"{where}: of no known family ({', '.join(_asked_for(config))}); its {len(shapes)} keys begin with {first}"
     )
+
+
+def stated(config: Mapping[str, Any]) -> str:
+    """The family that config says, empty if it says none."""
+    own = config.get(STATED)
+    return str(own.get("family", "")) if isinstance(own, Mapping) else ""
+
+
+def _asked_for(config: Mapping[str, Any]) -> dict[str, Family]:
+    name = stated(config)
+    if name and name not in FAMILIES:
+        raise CheckpointError(f"config: no family {name!r}; there are {', '.join(FAMILIES)}")
+    return {name: FAMILIES[name]} if name else FAMILIES
 
 
 class _Asked(Mapping[str, tuple[int, ...]]):

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from worldmodel.errors import CheckpointError
 from worldmodel.families.checkpoint import Checkpoint, Found, merge_lora, open_checkpoint
-from worldmodel.families.family import FAMILIES, About, Playable, build, outline, recognise
+from worldmodel.families.family import FAMILIES, STATED, About, Playable, build, outline, recognise, stated
 from worldmodel.families.loading import Fit, fit
 from worldmodel.families.loading import shapes as shapes_of
 from worldmodel.families.wan_world import WanWorld, WanWorldSpec, read_codec
 
 MEGABYTE = 1 << 20
+TOLD = (STATED, "num_heads", "num_attention_heads", "latent_height", "latent_width")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Import:
     """A checkpoint that was recognised; nothing of its size has been allocated.
 
     weights: its shapes under the family's public names, a codec's behind `codec.`.
+    told: of what config said, that by which it can be recognised again.
     """
 
     family: str
@@ -35,6 +37,7 @@ class Import:
     bytes: int
     fit: Fit
     found: Found
+    told: dict[str, Any]
     read: Callable[[], dict[str, Tensor]]
 
     @property
@@ -74,7 +77,9 @@ def plan_import(
     main = open_checkpoint(path, part)
     beside = open_checkpoint(codec) if codec else None
     adapter = open_checkpoint(lora) if lora else None
-    facts = {**main.config, **(config or {}), "found": main.found, "lora": lora is not None}
+    said = {**main.config, **(adapter.config if adapter else {}), **(config or {})}
+    found = Found(str(said[STATED].get("file", ""))) if stated(said) else main.found
+    facts = {**said, "found": found, "lora": lora is not None}
     prefix = (
         "codec." if beside and read_codec({f"codec.{name}": shape for name, shape in beside.shapes.items()}) else ""
     )
@@ -94,7 +99,8 @@ def plan_import(
         weights=weights,
         bytes=main.bytes + (beside.bytes if beside else 0),
         fit=_fit(family, spec, weights),
-        found=main.found,
+        found=found,
+        told={name: value for name, value in said.items() if name in TOLD},
         read=lambda: _read(main, beside, prefix, adapter),
     )
 

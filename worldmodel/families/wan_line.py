@@ -18,7 +18,7 @@ from worldmodel.cache.ema_sink import EmaSink
 from worldmodel.cache.rolling_sink import RollingSink
 from worldmodel.cache.sink_window import SinkWindow
 from worldmodel.families.checkpoint import Found
-from worldmodel.families.family import Shapes
+from worldmodel.families.family import STATED, Shapes, stated
 from worldmodel.families.wan_world import (
     WanWorld,
     WanWorldSpec,
@@ -53,10 +53,10 @@ class WanLine:
 
     def matches(self, shapes: Shapes, config: Mapping[str, Any]) -> WanWorldSpec | None:
         for variant in self.variants:
-            if (found := variant.matches(shapes, config)) is not None:
+            if (found := variant.matches(shapes, {**config, STATED: None})) is not None:
                 return found
         spec = text_to_video(shapes, config)
-        if spec is None or not self.claims(wrapped(config), config):
+        if spec is None or not (stated(config) or self.claims(wrapped(config), config)):
             return None
         rows, columns = size_of(config, 60, 104)
         return WanWorldSpec(
