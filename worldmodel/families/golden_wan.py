@@ -373,13 +373,13 @@ class Recorded(Stream):
         super().__post_init__()
         self.windows: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def _advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
+    def advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
         row = plan.rows[number]
         per_frame = [level for level in row for _ in range(self.cache.chunk)]
         sigma = torch.tensor([level.sigma for level in per_frame], dtype=torch.float64)[None, :, None, None, None]
         timesteps = torch.tensor([level.timestep for level in per_frame])[None].expand(seen.shape[0], -1)
         self.windows.append((seen, timesteps, (seen.double() - sigma * flow.double()).float()))
-        return super()._advance(plan, number, seen, flow, draws)
+        return super().advance(plan, number, seen, flow, draws)
 
 
 def run_reward_forcing(case: Case) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldmodel.cache.attention import (
     EVERY,
@@ -123,11 +124,14 @@ class Conditions:
 
 
 class WanTransformer(nn.Module):
-    """Velocities of latent frames. Its parameters are named as in the public checkpoints."""
+    """Velocities of latent frames. Its parameters are named as in the public checkpoints.
+
+    recompute: a pass with gradient remembers each layer's input alone and computes the layer again on its way back.
+    """
 
     def __init__(self, spec: WanSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.recompute = spec, False
         dim = spec.dim
         self.patch_embedding = nn.Conv3d(spec.in_channels, dim, (1, *spec.patch), (1, *spec.patch))
         if spec.text_dim:
@@ -165,9 +169,14 @@ class WanTransformer(nn.Module):
         if conditions.rays is not None:
             conditions = replace(conditions, rays=self.embed_rays(conditions.rays, latents.shape[-2:]).to(tokens))
         fresh, own = Fresh(keep), standing(groups)
+        again = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
             last = layer == len(self.blocks) - 1
-            tokens = block(tokens, levels.blocks[layer], groups, own, conditions, fresh, silent if last else 0)
+            told = (levels.blocks[layer], groups, own, conditions, fresh, silent if last else 0)
+            if again:
+                tokens = checkpoint(block, tokens, *told, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens, *told)
         if tokens.shape[1]:
             head = self.head(tokens, *(only(vector, slice(silent, int(vector.shape[1]))) for vector in levels.head))
             flow = self.unpatch(head, _sizes(latents)[-2:])
@@ -508,5 +517,5 @@ class RmsNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         whole = x.float()
         length = torch.linalg.vector_norm(whole, dim=-1, keepdim=True)
-        scale = torch.rsqrt(length.square_().mul_(1 / self.dim).add_(self.eps))
+        scale = torch.rsqrt(length.square().mul_(1 / self.dim).add_(self.eps))
         return (whole * scale).type_as(x) * self.weight

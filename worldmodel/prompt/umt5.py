@@ -56,7 +56,7 @@ class Umt5:
         """[1, rows, dim] float32; rows behind the text's end are zero, as the transformers were trained with."""
         found = self.tokenizer(
             cleaned(text), padding="max_length", truncation=True, max_length=self.rows, return_tensors="pt"
-        )
+        ).to(self.model.device)
         mask = found["attention_mask"]
         told = self.model(input_ids=found["input_ids"], attention_mask=mask).last_hidden_state
         return (told * mask[..., None]).float()

@@ -142,7 +142,7 @@ class Stream:
             seen = torch.cat(lanes[: len(row)], 1)
             told = {name: part[:, : len(row) * chunk] for name, part in steer.items()}
             flow = walk.look(seen, row, told, last=number + 1 == plan.passes)
-            lanes[: len(row)] = self._advance(plan, number, seen, flow, draws)
+            lanes[: len(row)] = self.advance(plan, number, seen, flow, draws)
         latents = lanes[0]
         walk.finish(latents, {name: part[:, :chunk] for name, part in steer.items()})
         state = walk.state
@@ -152,7 +152,14 @@ class Stream:
         state["phase"] = state["phase"] + 1
         return latents, state
 
-    def _advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
+    def velocity(self, state: State, seen: Tensor, row: tuple[Level, ...], steer: Steer | None = None) -> Tensor:
+        """What one pass says of the blocks in flight [batch, lanes · chunk, …]; nothing is kept of it.
+
+        With gradient, where that is on and the weights want it; none comes from the cache, which knows numbers alone.
+        """
+        return _Walk(self, state).look(seen, row, steer or {}, last=False)
+
+    def advance(self, plan: Plan, number: int, seen: Tensor, flow: Tensor, draws: Iterator[Tensor]) -> list[Tensor]:
         """Every lane after a pass: at its next level, or clean."""
         chunk = self.cache.chunk
         follows = [plan.following(number, lane) for lane in range(len(plan.rows[number]))]
