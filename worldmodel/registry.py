@@ -26,6 +26,7 @@ from worldmodel.train.distil import METHODS
 TABLE = FlowTable(shift=5.0)
 FOUR, FIVE = TABLE.warp((1000, 750, 500, 250)), TABLE.warp((1000, 800, 600, 400, 200))
 OWN_CODEC = ("diamond", "open_oasis", "waypoint")  # families that bring one, or need none
+NATIVE, WAN = ("native worlds",), ("every Wan family",)
 OURS = "MIT (written anew from the paper)"
 
 
@@ -135,7 +136,8 @@ def listing() -> dict[str, list[dict[str, Any]]]:
             for name, family in FAMILIES.items()
         ],
         "distillations": [
-            _other(name, Entry(entry.what, entry.paper, OURS, ("native worlds",))) for name, entry in METHODS.items()
+            _other(name, Entry(entry.what, entry.paper, OURS, NATIVE + (WAN if entry.imported else ())))
+            for name, entry in METHODS.items()
         ],
     }
 

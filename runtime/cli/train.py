@@ -71,13 +71,53 @@ def distil(
     ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Make a student of a trained world: few steps, own roll-outs, frames in flight."""
+    """Make a student of a trained world: few steps, own roll-outs, frames in flight. Imported checkpoints:
+    distil-checkpoint.
+    """
     from worldmodel.train.distil.train import train_distil
     from worldmodel.train.judge.judge import Judge
 
     judging = Judge.load(judge) if judge else None
     figures = train_distil(method, teacher, data, out, minutes, batch or 8, seed, resume, init, set_ or [], judging)
     _report(out / "world.safetensors", {"method": method, **figures}, as_json)
+
+
+@app.command()
+def distil_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="the student: a checkpoint, as 'worldloop import' takes it")],
+    out: Annotated[Path, typer.Option(help="the run's folder: weights, config.json, sample strips, events")],
+    teacher: Annotated[Path, typer.Option(help="the checkpoint to learn from, such as Wan 2.1; may be the same file")],
+    prompts: Annotated[Path, typer.Option(help="a text file, one prompt a line: all the data there is")],
+    text_encoder: Annotated[Path, typer.Option(help="folder of the families' text encoder (UMT5)")],
+    method: Annotated[str, typer.Option(help="self-forcing, rolling-forcing or long-tuning")] = "self-forcing",
+    lora: Annotated[
+        int | None, typer.Option(min=1, help="train adapters of this rank alone (default: all weights, in float32)")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="play the student as this family, where its file does not tell")
+    ] = None,
+    minutes: Minutes = 60,
+    frames: Annotated[int, typer.Option(min=1, help="latent frames of a clip")] = 21,
+    batch: Annotated[int, typer.Option(min=1, help="clips per step and process")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(min=0.0, help="learning rate of the student (default: 2e-6, with --lora 1e-5)")
+    ] = None,
+    avoid: Annotated[str, typer.Option(help="what a teacher with guidance is guided away from")] = "",
+    height: Annotated[int | None, typer.Option(help="rows of the latent", min=1)] = None,
+    width: Annotated[int | None, typer.Option(help="columns of the latent", min=1)] = None,
+    heads: Annotated[int | None, typer.Option(help="attention heads, where they are not 128 wide", min=1)] = None,
+    init: Annotated[Path | None, typer.Option(help="weights that an earlier run saved, to begin from")] = None,
+    seed: Seed = 0, resume: Resume = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Distil an imported checkpoint: few steps on its own roll-outs, from prompts alone."""
+    from worldmodel.train.distil.imported.train import train_distil_checkpoint
+
+    given = {"latent_height": height, "latent_width": width, "num_heads": heads}
+    figures = train_distil_checkpoint(
+        method, checkpoint, teacher, prompts, text_encoder, out, minutes, lora, family, frames, batch, rate, avoid,
+        seed, resume, init, {name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    _report(out / f"{'lora' if lora else 'student'}.safetensors", {"method": method, **figures}, as_json)
 
 
 @app.command()

@@ -97,6 +97,10 @@ def plan_student(teacher: Path, out: Path, changes: Sequence[str], team: Team) -
     """The spec in OUT, or a new one after the teacher's; the teacher's codec becomes the student's."""
     if out.resolve() == teacher.resolve():
         raise SpecError(f"{out} is the teacher's own folder: give the student a new one with --out")
+    if not (teacher / "spec.json").is_file():
+        raise CheckpointError(
+            f"{teacher} is no folder of a trained world; 'worldloop train distil-checkpoint' takes imported checkpoints"
+        )
     told = read_plan(teacher)
     spec = changed(told, list(changes))
     other = [name for name in SHARED if getattr(spec, name) != getattr(told, name)]
