@@ -14,9 +14,10 @@ from runtime.cli import main
 from runtime.errors import PromptError
 from runtime.session import Session
 from runtime.world import World
+from worldmodel.condition.buttons import Button
 from worldmodel.errors import CheckpointError, WorldloopError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
-from worldmodel.families.family import FAMILIES, About, Button, build, outline, recognise, zero_state
+from worldmodel.families.family import FAMILIES, About, build, outline, recognise, zero_state
 from worldmodel.families.importing import plan_import
 from worldmodel.families.open_oasis import OpenOasisSpec, OpenOasisWorld, even_levels
 from worldmodel.families.open_oasis_dit import DitSpec

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.condition.buttons import Button
 from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import SpecError
-from worldmodel.families.family import About, Button, Shapes, State, StateShapes
+from worldmodel.families.family import About, Shapes, State, StateShapes
 
 HEAD_DIM = 8  # of the attention blocks
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.buttons import Button, numbers
 from worldmodel.condition.start_picture import ClipVision
 from worldmodel.errors import CheckpointError
 from worldmodel.families.loading import load_strictly
@@ -25,16 +26,6 @@ from worldmodel.families.loading import load_strictly
 State = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 StateShapes = dict[str, tuple[tuple[int, ...], torch.dtype]]  # name: shape for one player, on axis 0; and type
-
-
-@dataclass(frozen=True)
-class Button:
-    """Something a player can press: it sets one number of the action vector."""
-
-    name: str
-    keys: tuple[str, ...]  # that press it by default
-    index: int
-    value: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +43,7 @@ class About:
 
     def action(self, pressed: Tensor) -> Tensor:
         """Action vectors [batch, action_dim] of pressed buttons [batch, buttons], 0 or 1."""
-        effect = pressed.new_zeros(len(self.buttons), self.action_dim)
-        for row, button in enumerate(self.buttons):
-            effect[row, button.index] = button.value
-        return pressed @ effect
+        return numbers(self.buttons, pressed, self.action_dim)
 
 
 class Playable(Protocol):

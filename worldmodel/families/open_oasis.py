@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.buttons import Button
 from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import SpecError
-from worldmodel.families.family import About, Button, Shapes, State, StateShapes, zero_state
+from worldmodel.families.family import About, Shapes, State, StateShapes, zero_state
 from worldmodel.families.open_oasis_dit import Dit, DitSpec, KeyValue
 from worldmodel.families.open_oasis_vae import VitVae, VitVaeSpec
 

@@ -21,12 +21,13 @@ from worldmodel.cache.base import Cache
 from worldmodel.codec import taehv, wan_vae
 from worldmodel.codec.streaming import StreamingCodec
 from worldmodel.condition import start_picture
+from worldmodel.condition.buttons import Button
 from worldmodel.condition.camera import MOVES, TURNS, projections, ray_steps, step
 from worldmodel.condition.tracks import TRACKS, TrackHead, TrackSpec, drawn, track_map
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
 from worldmodel.families.checkpoint import Found
-from worldmodel.families.family import About, Button, Shapes, State, StateShapes, whole_number
+from worldmodel.families.family import About, Shapes, State, StateShapes, whole_number
 from worldmodel.families.wan_transformer import WanSpec, WanTransformer
 from worldmodel.schedule.plan import FlowTable, Plan, Schedule
 from worldmodel.schedule.sampler import Stream

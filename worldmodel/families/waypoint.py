@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.buttons import Button
 from worldmodel.condition.start_picture import ClipVision, as_bytes
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.families import waypoint_ae
-from worldmodel.families.family import About, Button, Shapes, State, StateShapes, zero_state
+from worldmodel.families.family import About, Shapes, State, StateShapes, zero_state
 from worldmodel.families.waypoint_ae import WaypointAe, WaypointAeSpec
 from worldmodel.families.waypoint_spec import WaypointSpec, spec_of
 from worldmodel.families.waypoint_transformer import KeyValue, Memory, Told, WaypointTransformer
