@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.quantize import SMALL
 from export.ticks import Tick, ticks
 from worldmodel.begin import begin, context_frames
+from worldmodel.condition.camera_motion import buttons
 from worldmodel.tick import World, recache, state_shapes
 
 OPSET = 20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster
@@ -85,7 +86,7 @@ def export_graphs(world: World) -> Graphs:
     }
     names = list(state)
     given = [f"state.{name}" for name in names]
-    action = torch.zeros(TRACED_PLAYERS, len(spec.actions))
+    action = torch.zeros(TRACED_PLAYERS, len(buttons(spec)))
     prompt = torch.zeros(TRACED_PLAYERS, spec.prompt_tokens, spec.prompt_dim)
     graphs, flops = {}, {}
     for graph, way in ticks(spec).items():
@@ -113,7 +114,7 @@ def export_graphs(world: World) -> Graphs:
     frames = torch.zeros(TRACED_PLAYERS, context, spec.height, spec.width, 3, dtype=torch.uint8)
     graphs["begin"] = trace(
         BeginGraph(world, begun),
-        (frames, torch.zeros(TRACED_PLAYERS, context, len(spec.actions))),
+        (frames, torch.zeros(TRACED_PLAYERS, context, action.shape[1])),
         ["frames", "actions"],
         ["frame", *(f"next.{name}" for name in begun)],
     )

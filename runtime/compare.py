@@ -17,7 +17,7 @@ def open_environment(world: World, seed: int) -> Companion:
     if manifest.adapter is None:
         raise UsageError(f"--compare: world {manifest.name!r} names no real environment")
     adapter = make_adapter_for(manifest.adapter, manifest.width, manifest.environment)
-    if missing := sorted(set(manifest.action_names) - set(adapter.actions)):
+    if missing := sorted(set(manifest.game_actions) - set(adapter.actions)):
         raise UsageError(
             f"--compare: {adapter.env_id} has no action {missing[0]!r}; it has: {', '.join(adapter.actions)}"
         )

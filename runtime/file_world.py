@@ -24,7 +24,7 @@ class FileWorld:
     ) -> None:
         self.world = world
         self.backend = load_backend(world, backend, threads=threads, precision=precision)
-        self.actions = world.manifest.action_names
+        self.actions = world.manifest.game_actions
         self._begin, self._outputs, self.context = _begin_graph(world)
 
     def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> FileGame:
@@ -49,7 +49,7 @@ class FileWorld:
         )
 
     def _run(self, frames: np.ndarray, actions: np.ndarray) -> State:
-        made = self._begin.run(None, {"frames": frames, "actions": actions.astype(np.float32)})
+        made = self._begin.run(None, {"frames": frames, "actions": pressed(self.world, actions)})
         return dict(zip(self._outputs, made, strict=True))
 
 
@@ -69,7 +69,7 @@ class FileGame:
         frames = []
         for player, (state, keys) in enumerate(zip(self.states, held, strict=True)):
             noise = tick_noise(self.seed + player, self.ticks, (1, *self.world.manifest.noise))
-            action = keys[None].astype(np.float32)
+            action = pressed(self.world, keys[None])
             frame, self.states[player] = self.backend.tick(state, action, self.embeddings[player], noise, {})
             frames.append(frame[0])
         self.ticks += 1
@@ -80,6 +80,12 @@ class FileGame:
         self.embeddings = [self.backend.embed(prompt) for prompt in prompts]
         told = zip(self.states, self.embeddings, strict=True)
         self.states = [self.backend.recache(state, embedding) for state, embedding in told]
+
+
+def pressed(world: World, keys: np.ndarray) -> np.ndarray:
+    """float32 [..., actions] of the game's own, [..., game_actions]; nothing leads a condition."""
+    beside = len(world.manifest.actions) - keys.shape[-1]
+    return np.pad(keys.astype(np.float32), [*[(0, 0)] * (keys.ndim - 1), (0, beside)])
 
 
 def _begin_graph(world: World) -> tuple[onnxruntime.InferenceSession, list[str], int]:

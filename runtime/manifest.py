@@ -46,10 +46,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Action:
-    """A button of the world and the keys that press it by default, by their pygame names."""
+    """A button of the world and the keys that press it by default, by their pygame names.
+
+    condition: what it leads, where that is nothing of the game's own (`camera`).
+    """
 
     name: str
     keys: tuple[str, ...]
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,11 @@ class Manifest:
     @property
     def action_names(self) -> tuple[str, ...]:
         return tuple(action.name for action in self.actions)
+
+    @property
+    def game_actions(self) -> tuple[str, ...]:
+        """Those that the real environment has, too; they come first."""
+        return tuple(action.name for action in self.actions if action.condition is None)
 
     def start(self, name: str | None) -> Start | None:
         """The start of this name, by default the default one. None only in a world without starts."""
@@ -175,6 +184,8 @@ def _check(manifest: Manifest, where: str) -> None:
     for action in manifest.actions:
         for key in set(action.keys) & PLAYER_KEYS:
             raise WorldFileError(f"{where}: action {action.name!r} wants the key {key!r}, which belongs to the player")
+    if manifest.game_actions != names[: len(manifest.game_actions)]:
+        raise WorldFileError(f"{where}: an action that leads a condition comes before one of the game's own")
     starts = [start.name for start in manifest.starts]
     if len(set(starts)) != len(starts):
         raise WorldFileError(f"{where}: two starts have the same name")
@@ -192,7 +203,8 @@ def _check(manifest: Manifest, where: str) -> None:
 
 
 def _action(item: _Fields) -> Action:
-    return Action(item.name("name"), tuple(key.lower() for key in item.texts("keys")))
+    condition = item.name("condition") if "condition" in item.raw else None
+    return Action(item.name("name"), tuple(key.lower() for key in item.texts("keys")), condition)
 
 
 def _tensor(item: _Fields) -> TensorSpec:

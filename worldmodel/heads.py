@@ -30,7 +30,7 @@ class Heads(nn.Module):
     def __init__(self, sizes: HeadsSpec, latent_shape: tuple[int, int, int], history: int, actions: int) -> None:
         super().__init__()
         channels, rows, columns = latent_shape
-        self.frames, self.history = sizes.frames, history
+        self.frames, self.history, self.keys = sizes.frames, history, actions
         self.see = nn.Sequential(
             Conv(sizes.frames * channels, sizes.width),
             Residual(sizes.width),
@@ -49,8 +49,11 @@ class Heads(nn.Module):
     def forward(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Expected reward and the end's logit, [batch] each.
 
-        latents: [batch, frames, channels, rows, columns], the newest last. actions: [batch, history, action_dim].
+        latents: [batch, frames, channels, rows, columns], the newest last. actions: [batch, history, controls], of
+        which they look at the keys.
         """
+        if actions.shape[-1] > self.keys:
+            actions = actions[..., : self.keys]
         told = torch.cat([self.see(latents.flatten(1, 2)), actions.flatten(1)], 1)
         reward, end = self.tell(told).float().unbind(1)
         return self.mean + self.spread * reward, end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from worldmodel.errors import SpecError
 from worldmodel.schedule.table import ScheduleTable, frame_wise
@@ -64,6 +64,20 @@ class HeadsSpec:
 
 
 @dataclass(frozen=True)
+class CameraSpec:
+    """What a world is told of its camera's motion, see condition/camera_motion.py. Each is what 1 means, in a tick."""
+
+    move: float  # the environment's units of length
+    turn: float  # radians
+
+    NUMBERS: ClassVar[int] = 4  # whether it is told; how far ahead, to the right, turned to the right
+
+    def __post_init__(self) -> None:
+        if not (self.move > 0 and self.turn > 0):
+            raise SpecError(f"camera.move and camera.turn must be above 0: got {self.move} and {self.turn}")
+
+
+@dataclass(frozen=True)
 class WorldSpec:
     """A world: its picture, its actions, its parts."""
 
@@ -85,6 +99,7 @@ class WorldSpec:
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
     schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.3))
     heads: HeadsSpec | None = None  # of reward and end, in worlds that tell them
+    camera: CameraSpec | None = None  # in worlds whose camera can be led
 
     def __post_init__(self) -> None:
         if self.sink != 1:
@@ -109,8 +124,16 @@ class WorldSpec:
         _, rows, columns = self.latent_shape
         return rows * columns // self.generator.patch**2
 
+    @property
+    def controls(self) -> int:
+        """Numbers that a frame is told of what the player did in a tick: the keys, then the camera's motion."""
+        return len(self.actions) + (CameraSpec.NUMBERS if self.camera else 0)
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        if self.camera is None:  # files of worlds without stay what they were before there were any with
+            del fields["camera"]
+        return json.dumps(fields)
 
     @staticmethod
     def from_json(text: str) -> WorldSpec:
@@ -123,6 +146,7 @@ class WorldSpec:
             raw["actions"] = tuple(raw["actions"])
             raw["mirror"] = _tuples(raw["mirror"])
             raw["heads"] = HeadsSpec(**raw["heads"]) if raw.get("heads") else None
+            raw["camera"] = CameraSpec(**raw["camera"]) if raw.get("camera") else None
             return WorldSpec(**raw)
         except (TypeError, KeyError) as error:
             raise SpecError(f"not a world spec of this version: {error}") from error

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.codec.small import Codec
+from worldmodel.condition.camera_motion import controls
 from worldmodel.heads import Heads, begun
 from worldmodel.schedule.plan import Plan
 from worldmodel.schedule.table import ScheduleTable
@@ -69,7 +70,7 @@ def state_shapes(
     schedule = schedule or spec.schedule
     sizes, latent = spec.generator, spec.latent_shape
     slots = spec.sink + spec.window
-    history, actions = sizes.action_history, len(spec.actions)
+    history, actions = sizes.action_history, spec.controls
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         "frame": ((1,), torch.int64),
         "position": ((1, slots), torch.int64),
@@ -92,7 +93,7 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
     """The state of a world that has just shown the last of `latents`; call `recache` on it before the first tick.
 
     latents: [batch, 1 + window + 1, channels, rows, columns], the sink and the frames before play.
-    actions: [batch, 1 + window + 1, history, action_dim], what led to each.
+    actions: [batch, 1 + window + 1, history, spec.controls], what led to each.
     """
     spec, batch = world.spec, latents.shape[0]
     schedule = schedule or spec.schedule
@@ -149,11 +150,11 @@ def tick(
 ) -> tuple[Tensor, State]:
     """Make the next frame and the state after it. Equal arguments give equal results.
 
-    action: [batch, action_dim]. prompt: [batch, prompt_tokens, prompt_dim].
+    action: [batch, buttons], see `controls`. prompt: [batch, prompt_tokens, prompt_dim].
     noise: [batch, schedule.noises, channels, rows, columns], standard normal.
     Returns uint8 [batch, height, width, 3] and the state for the next call.
     """
-    latent, state = next_latent(world, state, action, prompt, noise, schedule)
+    latent, state = next_latent(world, state, controls(world.spec, action), prompt, noise, schedule)
     return world.codec.picture(latent), state
 
 
@@ -166,7 +167,7 @@ def reprime(
     action was known all along. noise: [batch, count_noises(schedule.reprime), channels, rows, columns].
     """
     schedule = schedule or world.spec.schedule
-    latent, state = walk(world, state, action, prompt, noise, schedule.reprime)
+    latent, state = walk(world, state, controls(world.spec, action), prompt, noise, schedule.reprime)
     return world.codec.picture(latent), state
 
 
@@ -178,7 +179,10 @@ def count_noises(plan: Plan) -> int:
 def next_latent(
     world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, schedule: ScheduleTable | None = None
 ) -> tuple[Tensor, State]:
-    """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it."""
+    """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it.
+
+    action: [batch, spec.controls].
+    """
     schedule = schedule or world.spec.schedule
     return walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"))
 

@@ -48,13 +48,17 @@ def world(
     driven: Annotated[
         Path | None, typer.Option(help="a recording with --driver pixels: a world that plays learns to pass for it")
     ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="what the world is told beside keys and prompt: camera, its own motion")
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the generator by diffusion forcing; needs the codec of the same OUT."""
-    from worldmodel.train.plan import read_plan
+    from worldmodel.train.plan import with_conditions
     from worldmodel.train.world import train_world
 
-    figures = train_world(read_plan(out), data, out, minutes, batch or 16, seed, resume, init, recoloured, driven)
+    spec = with_conditions(data, out, condition or [])
+    figures = train_world(spec, data, out, minutes, batch or 16, seed, resume, init, recoloured, driven)
     _report(out / "world.safetensors", figures, as_json)
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.codec.small import to_picture
+from worldmodel.condition.camera_motion import controls
 from worldmodel.errors import DatasetError
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import State, World, next_latent, recache
@@ -66,7 +67,7 @@ class Rival(nn.Module):
         self.places = nn.Conv2d(deep, 1, 1)
         self.whole = nn.Linear(deep, 1)
         self.prompt = _mlp(spec.prompt_tokens * spec.prompt_dim, deep)
-        self.keys = _mlp(spec.generator.action_history * len(spec.actions), deep)
+        self.keys = _mlp(spec.generator.action_history * spec.controls, deep)
 
     def forward(self, latents: Tensor, prompt: Tensor, keys: Tensor) -> Tensor:
         changes = [4 * (latents[:, 0] - latents[:, i]) for i in range(1, latents.shape[1])]
@@ -168,7 +169,7 @@ class Streams:
     def _tick(self, state: State, action: Tensor, prompt: Tensor, draw: torch.Generator) -> tuple[Tensor, State]:
         spec = self._world.spec
         noise = torch.randn(len(action), spec.schedule.noises, *spec.latent_shape, device=action.device, generator=draw)
-        latent, state = next_latent(self._world, state, action, prompt, noise)
+        latent, state = next_latent(self._world, state, controls(spec, action), prompt, noise)
         return latent.float(), state
 
     @torch.no_grad()

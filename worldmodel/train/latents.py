@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from worldmodel.codec.small import Codec
 from worldmodel.errors import DatasetError
-from worldmodel.spec import WorldSpec
+from worldmodel.spec import CameraSpec, WorldSpec
 from worldmodel.train.dataset import Dataset
+from worldmodel.train.envs.poses import camera_motion
 from worldmodel.train.frames import as_input, shards_of_frames
 from worldmodel.train.run import write_whole
 from worldmodel.train.team import Team
@@ -26,6 +28,8 @@ from worldmodel.transformer.clip import Clip
 from worldmodel.transformer.generator import FRESH
 
 CAPTIONS_PER_SCENE = 4
+LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
+LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
 SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
 
 
@@ -50,6 +54,7 @@ class LatentSet:
     scene, scene_first: [frames] int64, the frame's scene and that scene's first frame
     captions: [scenes, CAPTIONS_PER_SCENE] int64, rows of prompts
     prompts: [captions, prompt_tokens, prompt_dim] float32
+    camera: [sides, frames, 4] float32, see condition/camera_motion.py; of worlds whose camera can be led
     """
 
     latents: Tensor
@@ -60,9 +65,15 @@ class LatentSet:
     scene_first: Tensor
     captions: Tensor
     prompts: Tensor
+    camera: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentSet:
-        return LatentSet(**{k: v.to(device) for k, v in vars(self).items()})
+        there = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
+        return LatentSet(**there)
+
+    def with_nobody_leading(self) -> LatentSet:
+        """The same, told by keys alone."""
+        return self if self.camera is None else replace(self, camera=torch.zeros_like(self.camera))
 
     def starts(self, length: int, switch_after: int | None = None) -> Tensor:
         """Every frame from which `length` frames of one episode follow, itself included.
@@ -78,12 +89,17 @@ class LatentSet:
         return ok.nonzero().squeeze(1)
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:
-        """The last `length` actions up to each frame's own, [..., length, action_dim]; nothing pressed before an
-        episode.
+        """What the last `length` ticks up to each frame's own were told, [..., length, controls]; nothing pressed
+        before an episode, and nobody leads the camera.
         """
+        index, inside = self._ticks(frame, length)
+        keys = self.actions[side.unsqueeze(-1), index] * inside
+        return keys if self.camera is None else F.pad(keys, (0, self.camera.shape[-1]))
+
+    def _ticks(self, frame: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The last `length` frames up to each, and which of them are of its episode, [..., length, 1]."""
         index = frame.unsqueeze(-1) - torch.arange(length - 1, -1, -1, device=frame.device)
-        inside = index >= self.first[frame].unsqueeze(-1)
-        return self.actions[side.unsqueeze(-1), index.clamp(min=0)] * inside.unsqueeze(-1)
+        return index.clamp(min=0), (index >= self.first[frame].unsqueeze(-1)).unsqueeze(-1)
 
     def clips(
         self,
@@ -112,6 +128,8 @@ class LatentSet:
         index = torch.cat([sink.unsqueeze(1), run], 1)
         sides = side.unsqueeze(1).expand_as(index)
         told = self.history(sides, index, spec.generator.action_history)
+        if self.camera is not None:
+            told = self._led(self.camera, sides, index, told, draw)
         scene = shown.scene[index]
         which = (draw(batch, 1) * CAPTIONS_PER_SCENE).long().expand_as(index)
         prompt = shown.prompts[shown.captions[scene, which]]
@@ -128,6 +146,22 @@ class LatentSet:
         clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt, clean_fresh, fresh)
         target = recoloured.latents[sides, index].float() if recoloured else clip.clean
         return Drawn(clip, target, renamed, scene)
+
+    def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+        """What clips are told where somebody leads the camera: in some, in others never, or from or up to some frame.
+
+        frame: [batch, frames], the sink first. In some of them the keys are let go meanwhile: a player who leads the
+        camera seldom holds the keys that would take it there, too.
+        """
+        batch, frames, length = told.shape[:3]
+        tick, inside = self._ticks(frame, length)
+        kind, from_here, alone = draw(3, batch, 1, 1)
+        change = frame[:, 1:2, None] + (draw(batch, 1, 1) * frames).long()
+        now = torch.where(from_here < 0.5, tick >= change, tick < change)
+        led = (torch.where(kind < LED, True, now & (kind < LED + LED_IN_PART)).unsqueeze(-1) & inside).float()
+        motion = camera[side.unsqueeze(-1), tick] * led
+        keys = told[..., : -camera.shape[-1]] * (1 - motion[..., :1] * (alone.unsqueeze(-1) < LED_WITHOUT_KEYS))
+        return torch.cat([keys, motion], -1)
 
     def same_drives(self, other: LatentSet) -> bool:
         """Whether `other` shows the beginning of these drives, action by action."""
@@ -170,7 +204,16 @@ def load_latents(
     scene = torch.cat(scenes)
     first, scene_first = _first_of_run(episode), torch.maximum(_first_of_run(episode), _first_of_run(scene))
     sides = [action, action[:, _mirrored(spec)]][: len(latents)]
-    return LatentSet(latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts)
+    return LatentSet(
+        latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts,
+        led_camera(dataset, spec.camera, len(latents)) if spec.camera else None,
+    )  # fmt: skip
+
+
+def led_camera(dataset: Dataset, units: CameraSpec, sides: int) -> Tensor:
+    """`LatentSet.camera` of a recording."""
+    motion = torch.from_numpy(camera_motion(dataset)) / torch.tensor([1, units.move, units.move, units.turn])
+    return torch.stack([motion, motion * torch.tensor([1, 1, -1, -1])][:sides])
 
 
 def _first_of_run(value: Tensor) -> Tensor:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
-from worldmodel.train.dataset import DatasetInfo
+from worldmodel.train.dataset import Dataset, DatasetInfo
+from worldmodel.train.envs.poses import usual_motion
+
+CONDITIONS = ("camera",)  # that a native world may be trained for, beside keys and prompt
 
 
 def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
@@ -29,6 +34,25 @@ def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
         return kept
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.json").write_text(spec.to_json())
+    return spec
+
+
+def with_conditions(data: Path, out: Path, names: Sequence[str]) -> WorldSpec:
+    """The spec in OUT, which from now on has these conditions, in the units that suit the recording."""
+    spec = read_plan(out)
+    if unknown := [name for name in names if name not in CONDITIONS]:
+        raise SpecError(f"no condition {unknown[0]!r}; there is: {', '.join(CONDITIONS)}")
+    if "camera" not in names or spec.camera is not None:
+        return spec
+    if any((out / f"world.{kind}").exists() for kind in ("safetensors", "resume.pt")):
+        raise SpecError(
+            f"{out} holds a world that knows no camera: copy its spec.json and codec.safetensors to a new folder and "
+            "train there; --init begins from this world"
+        )
+    spec = dataclasses.replace(spec, camera=usual_motion(Dataset(data)))
+    unfinished = out / f"spec.json.{os.getpid()}"  # processes of a team all write the same
+    unfinished.write_text(spec.to_json())
+    os.replace(unfinished, out / "spec.json")
     return spec
 
 

@@ -206,12 +206,16 @@ class Run:
         return SummaryWriter(str(self.out / "events"))
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load averaged weights strictly; what is missing, unexpected or mis-shaped is named."""
+def load_weights(
+    model: nn.Module, path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
+) -> None:
+    """Load averaged weights strictly; what is missing, unexpected or mis-shaped is named. change: what to do to them
+    first.
+    """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: train that stage first")
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(change(load_file(path)))
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit the world's spec: {error}") from error
 

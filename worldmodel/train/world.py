@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.condition.camera_motion import widened
 from worldmodel.errors import DatasetError
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import WorldSpec
@@ -74,7 +76,7 @@ def train_world(
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
-    init: weights to begin from instead of random ones.
+    init: weights to begin from instead of random ones; may be those of a world that knew no camera.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     driven: a recording by a driver that sees pixels alone, for a world that plays already: it is then driven by the
     same one, and learns to be taken for real (adversarial.py).
@@ -86,7 +88,7 @@ def train_world(
     if twins and not latents.same_drives(twins):
         raise DatasetError(f"{recoloured} does not show the drives of {data}: record both with the same --seed")
     if init is not None:
-        load_weights(world.generator, init)
+        load_weights(world.generator, init, partial(widened, spec))
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts = twins.starts(CLIP_FRAMES - 1) if twins else starts
     layer = compiled(clip_layer, minutes, team)

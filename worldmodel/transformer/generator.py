@@ -78,7 +78,7 @@ class Generator(nn.Module):
         self.embed = nn.Linear((1 + RECENT) * token_in, sizes.dim)
         self.place = nn.Parameter(torch.randn(spec.tokens, sizes.dim) * 0.02)
         self.noise_level = _mlp(2 * NOISE_FREQUENCIES, sizes.dim)
-        self.actions = _mlp(sizes.action_history * len(spec.actions), sizes.dim)
+        self.actions = _mlp(sizes.action_history * spec.controls, sizes.dim)
         self.prompt = _mlp(spec.prompt_tokens * spec.prompt_dim, sizes.dim)
         self.fresh = nn.Parameter(torch.zeros(sizes.dim))
         self.heard = nn.Parameter(torch.full((sizes.dim,), HEARD))

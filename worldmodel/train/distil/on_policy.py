@@ -64,7 +64,8 @@ class OnPolicy:
     average = 0.99
 
     def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+        # Keys are judged, so nothing else may lead.
+        self.setting = replace(setting, latents=setting.latents.with_nobody_leading())
         self.old = copy.deepcopy(setting.student.generator).requires_grad_(False)
         self.beside = nn.ModuleDict({"old": self.old})
         self.optimisers: list[torch.optim.Optimizer] = [
@@ -119,7 +120,8 @@ def key_reward(world: World, judge: Judge, sample: Sample) -> Tensor:
     clips = pictures.reshape(*sample.made.shape[:2], *pictures.shape[1:])[:, begins:]
     told = judge.held(np.stack([movements(judge.adapter, list(clip)) for clip in clips], 1))  # [ticks, batch, keys]
     told_first = begins + 1 + BEFORE  # the frame that the first of them led to
-    held = sample.clip.actions[:, told_first : sample.made.shape[1] - AFTER, -1].cpu().numpy() > 0.5
+    pressed = sample.clip.actions[:, told_first : sample.made.shape[1] - AFTER, -1, : len(judge.actions)]
+    held = pressed.cpu().numpy() > 0.5
     right = (told.swapaxes(0, 1)[:, : held.shape[1]] == held).mean((1, 2))
     return torch.from_numpy(2 * right - 1).float().to(sample.made.device)
 
