@@ -10,6 +10,7 @@ from tiny_world import CELLS, HEIGHT, TABLE
 
 from runtime.backends import BACKENDS, load_backend, usable_backends
 from runtime.backends.graphs import ALIGNMENT, aligned_zeros
+from runtime.backends.openvino import groups
 from runtime.cli.bench import Game
 from runtime.errors import BackendError, PromptError
 from runtime.matmul_peak import chain_graph, peak_flops
@@ -114,7 +115,7 @@ def test_arrays_that_must_not_be_written_are_read(session):
 @pytest.mark.parametrize("name, precision", [*GRAPH_BACKENDS, ("openvino", "auto")])
 @pytest.mark.parametrize("players, threads", [(2, 4), (3, 1), (5, 2)], ids=["few", "in turn", "uneven"])
 def test_several_players_tick_as_they_would_alone(tiny_file, name, precision, players, threads):
-    """Byte for byte with openvino, which computes each of them alone."""
+    """Byte for byte with openvino, whose groups are of a fixed size."""
     world = World.open(tiny_file)
     rng = np.random.default_rng(0)
     noise = tick_noise(0, 0, (players, 1, 1, 1, CELLS))
@@ -143,17 +144,25 @@ def test_several_players_tick_as_they_would_alone(tiny_file, name, precision, pl
             assert np.allclose(state[key][player], array[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "players, threads, sizes",
+    [(1, 4, [1]), (2, 4, [1, 1]), (5, 2, [3, 2]), (8, 2, [4, 4]), (9, 2, [3, 2, 2, 2]), (9, 1, [3, 3, 3])],
+)
+def test_a_batch_keeps_every_thread_busy_in_groups_of_at_most_four(players, threads, sizes):
+    assert groups(players, threads) == sizes
+
+
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_players_of_the_shipped_world_see_the_bytes_of_playing_alone(precision):
     """On as many threads as compute one of them; alone on more threads, sums may come in another order."""
-    world = World.open(DEFAULT_WORLD)
-    many = load_backend(world, "openvino", players=3, threads=2, precision=precision)
+    world, players = World.open(DEFAULT_WORLD), 5  # in groups of three and two
+    many = load_backend(world, "openvino", players=players, threads=2, precision=precision)
     one = load_backend(world, "openvino", threads=1, precision=precision)
     batch, alone = Game(world, many, seed=5), Game(world, one, seed=5)
-    action = np.eye(3, len(world.manifest.actions), dtype=np.float32)
-    noise = tick_noise(5, 0, (3, *world.manifest.noise))
+    action = np.eye(players, len(world.manifest.actions), dtype=np.float32)
+    noise = tick_noise(5, 0, (players, *world.manifest.noise))
     frames, _ = many.tick(batch.state, action, batch.prompt, noise, {})
-    for at in range(3):
+    for at in range(players):
         frame, _ = one.tick(alone.state, action[at : at + 1].copy(), alone.prompt, noise[at : at + 1].copy(), {})
         assert np.array_equal(frame[0], frames[at])
     assert not np.array_equal(frames[0], frames[1])

@@ -2,15 +2,17 @@
 
 Faster than onnxruntime by 1.3 times (AVX512-BF16) to 2.7 times (AMX); inputs and outputs are numpy's own memory.
 
-One player has all threads. Of a batch each player is computed alone, as many at a time as there are threads: a thread
-never waits for another in the middle of a tick, what it works on fits its own cache, and a player's frames are those of
-playing alone on that thread, byte for byte.
+One player has all threads. A batch is split into groups, each of a fixed size and on a thread of its own: threads never
+wait for each other in the middle of a tick, and graphs of a fixed size are faster (measured: one for any number of
+players, on all threads, takes 1.2 times as long).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from runtime.onnx_header import Header
 from runtime.world import World
 
 PRECISIONS = {"bf16": ov.Type.bf16, "fp32": ov.Type.f32}
+LARGEST = 4  # players of a group; more gain nothing, and leave the second level of a core's cache
 
 
 def load(world: World, threads: int, precision: str, players: int) -> Backend:
@@ -42,10 +45,10 @@ class OpenVinoMaker:
     name: str = "openvino"
 
     def make(self, graph: Path, header: Header, players: int, exact: bool) -> Engine:
-        streams = 1 if exact else min(players, self.threads)
+        sizes = [1] if exact else groups(players, self.threads)
         config = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": str(streams),
+            "NUM_STREAMS": str(min(len(sizes), self.threads)),
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": ov.Type.f32 if exact else PRECISIONS[self.precision],
             # By default int8 weights make openvino round activations to int8, too, whatever the precision hint says.
@@ -53,16 +56,27 @@ class OpenVinoMaker:
             "ENABLE_CPU_PINNING": False,  # the cores are shared with the window and with whatever else runs
         }
         try:
-            model = self.core.read_model(graph)
-            if not exact:
-                model.reshape({name: (1, *shape[1:]) for name, (_, shape) in header.inputs.items()})
-            unpack_weights(model)
-            compiled = self.core.compile_model(model, "CPU", config)
+            compiled = {size: self._compile(graph, None if exact else size, header, config) for size in set(sizes)}
         except Exception as error:  # openvino raises bare RuntimeError, and others
             raise WorldFileError(f"openvino cannot run {graph.name} ({first_line(error)})") from error
-        if exact or players == 1:
-            return OpenVinoEngine(compiled, compiled.create_infer_request())
-        return OneByOne(compiled, tuple(compiled.create_infer_request() for _ in range(players)))
+        requests = [compiled[size].create_infer_request() for size in sizes]
+        places = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        return OpenVinoEngine(tuple(compiled.values()), tuple(zip(requests, places, strict=True)))
+
+    def _compile(self, graph: Path, players: int | None, header: Header, config: dict[str, Any]) -> Any:
+        """players: as many as the network is for; None leaves the graph's open sizes open."""
+        model = self.core.read_model(graph)
+        if players:
+            model.reshape({name: (players, *shape[1:]) for name, (_, shape) in header.inputs.items()})
+        unpack_weights(model)
+        return self.core.compile_model(model, "CPU", config)
+
+
+def groups(players: int, threads: int) -> list[int]:
+    """Players of each group, none above LARGEST: as even as can be, as many groups for each thread."""
+    streams = min(players, threads)
+    count = min(streams * math.ceil(players / (streams * LARGEST)), players)
+    return [players // count + (number < players % count) for number in range(count)]
 
 
 def unpack_weights(model: Any) -> None:
@@ -77,34 +91,21 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class OpenVinoEngine:
-    """The whole of the arrays at once."""
+    """parts: a request for each group of players, and where they stand on axis 0 of the arrays."""
 
-    compiled: Any  # keeps the network alive as long as the request
-    request: Any
-
-    def run(self, inputs: Arrays, outputs: Arrays) -> None:
-        bound = bind(self.request, {**inputs, **outputs})
-        self.request.infer()
-        del bound  # not earlier
-
-
-@dataclass(frozen=True)
-class OneByOne:
-    """A network of one player, run for each on their part of the arrays. requests: one for each player, so that no
-    thread waits for work while another is late."""
-
-    compiled: Any
-    requests: tuple[Any, ...]
+    compiled: tuple[Any, ...]  # keeps the networks alive as long as the requests
+    parts: tuple[tuple[Any, slice], ...]
 
     def run(self, inputs: Arrays, outputs: Arrays) -> None:
         arrays, bound = {**inputs, **outputs}, []
         try:
-            for player, request in enumerate(self.requests):
-                bound.append(bind(request, {name: array[player : player + 1] for name, array in arrays.items()}))
+            for request, players in self.parts:
+                bound.append(bind(request, {name: array[players] for name, array in arrays.items()}))
                 request.start_async()
         finally:  # nothing may still write when the caller's arrays go
-            for request in self.requests:
+            for request, _ in self.parts:
                 request.wait()
+        del bound  # not earlier
 
 
 def bind(request: Any, arrays: Arrays) -> list[ov.Tensor]:
