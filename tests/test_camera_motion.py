@@ -208,6 +208,20 @@ def panorama(frames: int) -> LatentSet:
     )  # fmt: skip
 
 
+def test_clips_are_led_all_the_time_or_in_a_part_or_never_and_often_without_keys():
+    latents, draw = panorama(600), torch.Generator().manual_seed(0)
+    latents = replace(latents, actions=torch.ones_like(latents.actions))
+    starts = latents.starts(7)[50:]  # the first sinks have no camera that is known
+    told = latents.clips(PANORAMA, starts, 8, draw).clip.actions[:, 1:]  # [clips, frames, history, key and camera]
+    assert torch.equal(told[:, 1:, 0], told[:, :-1, 1]), "what led to a frame is the same in every later history"
+    key, led = told[:, :, 1, 0], told[:, :, 1, 1]
+    always, never, changes = (led == 1).all(1), (led == 0).all(1), led.diff(dim=1).abs().sum(1)
+    assert (changes[~always & ~never] == 1).all() and (changes > 0).any()
+    assert 0.3 < always.float().mean() < 0.6 and 0.2 < never.float().mean() < 0.5
+    assert (key[led == 0] == 1).all() and 0.3 < key[led == 1].mean() < 0.7
+    assert not latents.with_nobody_leading().clips(PANORAMA, starts, 8, draw).clip.actions[..., 1:].any()
+
+
 def test_a_trained_world_turns_as_it_is_led_and_plays_when_nobody_leads_it():
     torch.manual_seed(0)
     world, latents, draw = TorchWorld(PANORAMA), panorama(600), torch.Generator().manual_seed(0)
