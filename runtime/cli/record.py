@@ -35,9 +35,6 @@ def command(
     palette: Annotated[
         int | None, typer.Option(min=0, help="racer: another number records the same drives in other colours")
     ] = None,
-    driver: Annotated[
-        str | None, typer.Option(help="racer: 'state', who knows the road, or 'pixels', who can drive a world, too")
-    ] = None,
     minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
     resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
     show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
@@ -58,7 +55,7 @@ def command(
 
     from worldmodel.train.record import EPISODE_TICKS, Recording, prepare, record
 
-    adapter, options = _adapter(env, split, size, palette, driver)
+    adapter, options = _adapter(env, split, size, palette)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
     recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
     missing = prepare(recording, out, resume)
@@ -86,9 +83,7 @@ def _show(dataset: Path, picture: Path | None) -> None:
     print(picture)
 
 
-def _adapter(
-    env: str, split: str, size: int | None, palette: int | None, driver: str | None
-) -> tuple[str, dict[str, object]]:
+def _adapter(env: str, split: str, size: int | None, palette: int | None) -> tuple[str, dict[str, object]]:
     """The adapter for ENV and its constructor's arguments: of those asked for, the ones that it takes."""
     from worldmodel.train.envs import ADAPTERS, adapter_class
 
@@ -101,8 +96,6 @@ def _adapter(
         raise UsageError(f"record: {env} has one frame size; leave --size out")
     if palette is not None and "palette" not in takes:
         raise UsageError(f"record: {env} has no other colours; leave --palette out")
-    if driver is not None and "driver" not in takes:
-        raise UsageError(f"record: {env} has one driver; leave --driver out")
-    asked = {"split": split, "size": size, "palette": palette, "driver": driver}
+    asked = {"split": split, "size": size, "palette": palette}
     options |= {key: value for key, value in asked.items() if key in takes and value is not None}
     return name, options

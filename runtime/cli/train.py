@@ -45,9 +45,6 @@ def world(
     recoloured: Annotated[
         Path | None, typer.Option(help="the same drives in other colours (record --palette), to learn prompt switches")
     ] = None,
-    driven: Annotated[
-        Path | None, typer.Option(help="a recording with --driver pixels: a world that plays learns to pass for it")
-    ] = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="what the world is told beside keys and prompt: camera, its own motion")
     ] = None,
@@ -58,7 +55,7 @@ def world(
     from worldmodel.train.world import train_world
 
     spec = with_conditions(data, out, condition or [])
-    figures = train_world(spec, data, out, minutes, batch or 16, seed, resume, init, recoloured, driven)
+    figures = train_world(spec, data, out, minutes, batch or 16, seed, resume, init, recoloured)
     _report(out / "world.safetensors", figures, as_json)
 
 

@@ -17,7 +17,7 @@ from worldmodel.train.envs.captions import Rgb
 from worldmodel.train.measure import CAR, GRID, SIZE, UNITS_PER_PIXEL, Motion, Picture, motion, on_road, road_mask
 
 _LOOK = 15  # grid cells along the road to the point that it aims at
-CRUISE = 2.0  # pixels of a 128 × 128 frame that it wants to make in a tick
+_CRUISE = 2.0  # pixels of a 128 × 128 frame that it wants to make in a tick
 _WHEELBASE = 3.24 / UNITS_PER_PIXEL * GRID / SIZE  # grid cells
 _LOCK, _STEER_ON, _STEER_OFF = 0.32, 0.08, 0.12  # as the keys steer, see car_racing.py
 
@@ -25,13 +25,11 @@ _LOCK, _STEER_ON, _STEER_OFF = 0.32, 0.08, 0.12  # as the keys steer, see car_ra
 class PixelDriver:
     """Call it once a tick with the newest frame for the keys to hold, in the order left, right, gas, brake.
 
-    cruise: pixels of a 128 × 128 frame that it wants to make in a tick.
     moved: the motion that brought the newest frame about, None at the first. on_road: share of road around the car.
     """
 
-    def __init__(self, road: Rgb, grass: Rgb, cruise: float = CRUISE) -> None:
-        self.colours = road, grass
-        self.cruise = cruise
+    def __init__(self, road: Rgb, grass: Rgb) -> None:
+        self._road, self._grass = road, grass
         self.moved: Motion | None = None
         self.on_road = 0.0
         self._before: Picture | None = None
@@ -44,18 +42,18 @@ class PixelDriver:
             self.moved = motion(self._before, frame, self.moved)
             self._speed = 0.7 * self._speed + 0.3 * self.moved.forward
         self._before = frame
-        mask = road_mask(frame, *self.colours)
+        mask = road_mask(frame, self._road, self._grass)
         self.on_road = on_road(mask)
         aim = aim_along(mask)
         if aim is None:
-            return self._press(self._side * 0.6 * _LOCK, 0.6 * self.cruise)
+            return self._press(self._side * 0.6 * _LOCK, 0.6 * _CRUISE)
         right, ahead = aim
         bearing = math.atan2(right, ahead)
         self._side = math.copysign(1.0, bearing)
         steer = math.atan(_WHEELBASE * 2 * math.sin(bearing) / math.hypot(right, ahead))
         if abs(bearing) > 1.4:
             steer = self._side * _LOCK
-        return self._press(steer, self.cruise * (1.0 if abs(bearing) < 0.5 else 0.7))
+        return self._press(steer, _CRUISE * (1.0 if abs(bearing) < 0.5 else 0.7))
 
     def _press(self, steer: float, cruise: float) -> Keys:
         key = 0.0

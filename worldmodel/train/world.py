@@ -19,14 +19,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.condition.camera_motion import widened
 from worldmodel.errors import DatasetError
 from worldmodel.prompt.encoder import PromptEncoder
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
-from worldmodel.train.adversarial import Contest
 from worldmodel.train.codec import load_codec
 from worldmodel.train.energy import energy_score
 from worldmodel.train.latents import Drawn, LatentSet, load_latents
@@ -58,7 +57,6 @@ SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is
 ENERGY = 0.5  # weight of the energy score beside the squared error of the mean, which large errors weigh more in
 APART = 0.7  # weight in it of the distance between draws, see energy.py
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
-DRIVEN_RATE = 0.2  # as RATE, for a world that plays already and shall stay what it is
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
 
@@ -72,14 +70,11 @@ def train_world(
     resume: bool = False,
     init: Path | None = None,
     recoloured: Path | None = None,
-    driven: Path | None = None,
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
     init: weights to begin from instead of random ones; may be those of a world that knew no camera.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
-    driven: a recording by a driver that sees pixels alone, for a world that plays already: it is then driven by the
-    same one, and learns to be taken for real (adversarial.py).
     """
     team = Team.join()
     torch.manual_seed(seed + 1000 * team.rank)
@@ -92,20 +87,14 @@ def train_world(
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts = twins.starts(CLIP_FRAMES - 1) if twins else starts
     layer = compiled(clip_layer, minutes, team)
-    contest = None
-    learning = optimisers(world.generator, RATE)
-    if driven:
-        contest = Contest(world, prepare(spec, driven, out, team)[0], driven, 1000 * seed + team.rank)
-        learning = [*optimisers(world.generator, DRIVEN_RATE), contest.optimiser]
     run = Run(
         out,
         "world",
         world.generator,
-        learning,
+        optimisers(world.generator, RATE),
         Budget(minutes, hold=HOLD),
         team,
         resume=resume,
-        beside=nn.ModuleDict({"rival": contest.rival}) if contest else None,
     )
     # Two processes must not draw the same clips, and a resumed run not the same clips again.
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
@@ -128,9 +117,6 @@ def train_world(
             sigma, tile_start = draw_tiles(len(lesson.counts), lesson.counts.shape[1], draw)
             figures = lesson.loss(world, sigma, tile_start, layer, draw)
         figures["loss"].backward()
-        if contest:
-            with torch.autocast(team.device.type, torch.bfloat16):
-                figures |= contest.step(number, draw)
         return {name: figure.detach() for name, figure in figures.items()}
 
     return run.loop(step, lambda step: preview(world, latents, out / f"world-{step:06d}.png"))

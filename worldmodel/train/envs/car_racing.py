@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.errors import DatasetError
 from worldmodel.train.envs import BEGUN, Frame, Keys, Outcome, captions
 from worldmodel.train.envs.car_driver import CarDriver
 
@@ -51,7 +50,6 @@ _REACH = VIEW_UNITS * math.hypot(0.5, CAR_FROM_TOP) + 1.2 * car_racing.TRACK_WID
 
 _SCENE = (50, 150)  # ticks until the colours change
 _TWIN_SCENE = (15, 45)  # the same where other colours are shown: clips that teach a change are short, names are many
-_DRIVERS = ("state", "pixels")
 _STEPS_PER_TICK = 2
 _LOCK = 0.32  # steering of a held key: turns within the track's tightest bend, does not throw the car at 45 units/s
 _STEER_ON, _STEER_OFF = 0.08, 0.12  # change per tick while a key is held, and back to straight
@@ -81,25 +79,14 @@ class CarRacing:
     facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre")
 
     def __init__(
-        self,
-        size: int = 128,
-        split: captions.Split = "train",
-        recolour: bool = True,
-        palette: int = 0,
-        driver: str = "state",
+        self, size: int = 128, split: captions.Split = "train", recolour: bool = True, palette: int = 0
     ) -> None:
-        """palette: another number shows the same drives in other colours, so that a change of colours can be taught.
-
-        driver: who drives in a recording; the one that knows the state, or "pixels", who can drive a world, too.
-        """
-        if driver not in _DRIVERS:
-            raise DatasetError(f"unknown driver {driver!r}: known are {', '.join(_DRIVERS)}")
+        """palette: another number shows the same drives in other colours, so that a change of colours can be taught."""
         cv2.setNumThreads(1)
         self.height = self.width = size
         self._split = split
         self._recolour = recolour
         self._palette = palette
-        self._driver = driver
         self._env = _Physics(lap_complete_percent=2.0)
         self._canvas = np.empty((size * SUPERSAMPLE, size * SUPERSAMPLE, 3), np.uint8)
         self._scale = size * SUPERSAMPLE / VIEW_UNITS
@@ -163,19 +150,8 @@ class CarRacing:
         return np.array([self._steer, _GAS * gas, _BRAKE if brake else _DRAG])
 
     def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
-        """The gentle driver, see car_driver.py, or the one of pixel_player.py."""
-        return CarDriver(self, rng) if self._driver == "state" else self._watched(rng)
-
-    def _watched(self, rng: np.random.Generator) -> Callable[[], Keys]:
-        from worldmodel.train.pixel_player import PixelPlayer  # it measures frames of this class
-
-        player = PixelPlayer(self._road, self._grass, rng)
-
-        def drive() -> Keys:
-            player.repainted(self._road, self._grass)
-            return player(self.look())
-
-        return drive
+        """The gentle driver, see car_driver.py."""
+        return CarDriver(self, rng)
 
     def close(self) -> None:
         """Nothing runs beside this object."""
