@@ -28,7 +28,7 @@ from worldmodel.families import wan_transformer
 from worldmodel.families.wan_world import WanWorld
 from worldmodel.schedule import sampler
 
-OPSET = 18
+OPSET = 20  # the newest that this exporter writes
 GRAPH, WEIGHTS = "block.onnx", "block.safetensors"  # one protobuf holds 2 GB; a file of weights has no such limit
 TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
