@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,29 +25,30 @@ RATE, CRITIC_RATE = 1e-4, 2e-4  # a critic as small as these, on data as varied,
 BETAS = (0.0, 0.999)
 AVERAGE = 0.99  # of the student, per step of its own
 
+Samples = TypeVar("Samples")  # what a sampler gives
 Weigh = Callable[[Sample], tuple[Tensor, dict[str, Tensor]]]  # weight of every number of the samples; figures
 
 
-class Matching:
-    """DMD on whatever `sampler` gives; `weigh`: see reward_forcing.py."""
+class Alternating(Generic[Samples]):
+    """The critic learns at every step, the student at every CRITIC_STEPS-th, each from samples of its own."""
 
     average = AVERAGE ** (1 / CRITIC_STEPS)
 
-    def __init__(self, setting: Setting, sampler: Sampler, weigh: Weigh | None = None) -> None:
-        self.setting, self.sampler, self.weigh = setting, sampler, weigh
-        critic = copy.deepcopy(setting.teacher.generator).requires_grad_(True)
+    def __init__(
+        self, student: nn.Module, critic: nn.Module, rates: tuple[float, float], sampler: Callable[..., Samples]
+    ) -> None:
+        """student, critic: what of them is trained; rates: of each."""
+        self.sampler = sampler
         self.beside = nn.ModuleDict({"critic": critic})
-        self.critic = critic
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(setting.student.generator.parameters(), RATE, BETAS, weight_decay=0.01),
-            torch.optim.AdamW(critic.parameters(), CRITIC_RATE, BETAS, weight_decay=0.01),
+            torch.optim.AdamW(part.parameters(), rate, BETAS, weight_decay=0.01)
+            for part, rate in zip((student, critic), rates, strict=True)
         ]
 
     def step(self, number: int, draw: torch.Generator) -> dict[str, Tensor]:
         figures: dict[str, Tensor] = {}
         if number % CRITIC_STEPS == 0:
-            sample = self.sampler(draw)
-            loss, figures = self.student_loss(sample, draw)
+            loss, figures = self.student_loss(self.sampler(draw), draw)
             loss.backward()
         with torch.no_grad():
             sample = self.sampler(draw)
@@ -54,8 +56,24 @@ class Matching:
         lost.backward()
         return figures | {"critic": lost.detach()}
 
-    def student_loss(self, sample: Sample, draw: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def student_loss(self, sample: Samples, draw: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and how far critic and teacher are apart in units of the teacher's distance to the samples."""
+        raise NotImplementedError
+
+    def critic_loss(self, sample: Samples, draw: torch.Generator) -> Tensor:
+        """How badly the critic denoises what the student makes."""
+        raise NotImplementedError
+
+
+class Matching(Alternating[Sample]):
+    """DMD on whatever `sampler` gives; `weigh`: see reward_forcing.py."""
+
+    def __init__(self, setting: Setting, sampler: Sampler, weigh: Weigh | None = None) -> None:
+        self.setting, self.weigh = setting, weigh
+        self.critic = copy.deepcopy(setting.teacher.generator).requires_grad_(True)
+        super().__init__(setting.student.generator, self.critic, (RATE, CRITIC_RATE), sampler)
+
+    def student_loss(self, sample: Sample, draw: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             noisy, sigma = self._noisy(sample, draw)
             real, fake = (
@@ -69,7 +87,6 @@ class Matching:
         return loss, {"loss": loss.detach(), "apart": apart, **figures}
 
     def critic_loss(self, sample: Sample, draw: torch.Generator) -> Tensor:
-        """How badly the critic denoises what the student makes."""
         noisy, sigma = self._noisy(sample, draw)
         window = self.setting.teacher.spec.window
         made = denoised(self.critic, sample.clip, noisy, sigma, window, self.setting.layer)

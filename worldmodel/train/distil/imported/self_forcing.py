@@ -5,10 +5,10 @@ play (arXiv:2506.08009). Only prompts are needed.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.schedule.sampler import Stream
-from worldmodel.train.distil.dmd import AVERAGE, BETAS, CRITIC_STEPS
+from worldmodel.train.distil.dmd import Alternating
 from worldmodel.train.distil.imported.roll_out import Played, Sample, Sampler
 from worldmodel.train.distil.imported.scores import denoised, reader
 from worldmodel.train.distil.imported.setting import GUIDANCE, Setting
@@ -17,36 +17,19 @@ from worldmodel.train.distil.matching import critic_loss, direction, draw_sigma,
 CRITIC_SHARE = 0.2  # of the student's learning rate, as published
 
 
-class Matching:
+class Matching(Alternating[Sample]):
     """DMD on whatever `sampler` gives. All clips of a step are judged at one noise level."""
 
-    average = AVERAGE ** (1 / CRITIC_STEPS)
-
     def __init__(self, setting: Setting, sampler: Sampler) -> None:
-        self.setting, self.sampler = setting, sampler
+        self.setting = setting
         spec = setting.teacher.spec
         guidance = None if spec.guidance is None else GUIDANCE  # a few-step teacher has taken it in already
         self.teacher = reader(spec, setting.teacher.transformer, setting.frames, guidance)
         self.critic = reader(spec, setting.critic, setting.frames)
-        self.beside = nn.ModuleDict({"critic": setting.learned})
-        self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(part.parameters(), rate, BETAS, weight_decay=0.01)
-            for part, rate in ((setting.trained, setting.rate), (setting.learned, CRITIC_SHARE * setting.rate))
-        ]
-
-    def step(self, number: int, draw: torch.Generator) -> dict[str, Tensor]:
-        figures: dict[str, Tensor] = {}
-        if number % CRITIC_STEPS == 0:
-            loss, figures = self.student_loss(self.sampler(draw), draw)
-            loss.backward()
-        with torch.no_grad():
-            sample = self.sampler(draw)
-        lost = self.critic_loss(sample, draw)
-        lost.backward()
-        return figures | {"critic": lost.detach()}
+        rates = setting.rate, CRITIC_SHARE * setting.rate
+        super().__init__(setting.trained, setting.learned, rates, sampler)
 
     def student_loss(self, sample: Sample, draw: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and how far critic and teacher are apart in units of the teacher's distance to the samples."""
         with torch.no_grad():
             noisy, sigma = noised(sample, draw)
             real, fake = (self.told(stream, sample, noisy, sigma) for stream in (self.teacher, self.critic))
@@ -56,7 +39,6 @@ class Matching:
         return loss, {"loss": loss.detach(), "apart": apart}
 
     def critic_loss(self, sample: Sample, draw: torch.Generator) -> Tensor:
-        """How badly the critic denoises what the student makes."""
         noisy, sigma = noised(sample, draw)
         made = self.told(self.critic, sample, noisy, sigma)
         return critic_loss(made, sample.made, torch.full_like(made[:, 0, 0, 0, 0], sigma), sample.counts)
