@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.prompt.encoder import MAX_TOKENS, TOKENIZER, PromptEncoder, load_tokenizer, tokenise
+from worldmodel.errors import CheckpointError
+from worldmodel.prompt.encoder import MAX_TOKENS, TOKENIZER, WEIGHTS, PromptEncoder, load_tokenizer, tokenise
+from worldmodel.prompt.teach import teach
+from worldmodel.train.envs import captions
 
 ROAD, GRASS, SCENE = 0, 1, 2
 
@@ -97,3 +100,26 @@ def test_the_graph_equals_torch_and_fits_into_a_world_file(encoder: PromptEncode
         file.write(tmp_path / "prompt.onnx")
         file.write(TOKENIZER)
     assert len(packed.getvalue()) <= 3_200_000
+
+
+@pytest.mark.parametrize("name", ["turquoise", "salmon", "olive", "dark magenta", "light teal", "pastel purple"])
+def test_a_name_that_no_world_was_trained_on_lies_where_its_colour_does(encoder: PromptEncoder, name: str) -> None:
+    wanted, others = captions.all_names()[name], captions.train_names()
+    near, far = sorted(others, key=lambda other: captions.delta_e(wanted, others[other]))[:: len(others) - 1]
+    for vector, text in ((ROAD, "a {} road"), (GRASS, "{} fields")):
+        said = text.format(name)
+        assert 4 * distance(encoder, said, text.format(near), vector) < distance(
+            encoder, said, text.format(far), vector
+        )
+
+
+def test_teaching_goes_on_from_an_encoder_and_leaves_what_it_tells_in_place(
+    encoder: PromptEncoder, tmp_path: Path
+) -> None:
+    figures = teach(WEIGHTS, tmp_path, 0.05, 0)
+    taught = PromptEncoder.load(tmp_path / "encoder.safetensors")
+    text = ["a dark brown road through light green fields"]
+    assert figures["step"] > 0
+    assert torch.nn.functional.cosine_similarity(taught.encode(text), encoder.encode(text), dim=-1).min() > 0.9
+    with pytest.raises(CheckpointError, match="does not exist"):
+        teach(tmp_path / "nothing.safetensors", tmp_path, 0.05, 0)

@@ -147,14 +147,24 @@ def judge(
 
 
 @app.command()
-def prompt(out: Out, minutes: Minutes = 20, seed: Seed = 0, as_json: Json = False) -> None:
+def prompt(
+    out: Out, minutes: Minutes = 20, seed: Seed = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="an encoder to teach the names that training leaves out; worlds stay valid")
+    ] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Train the text encoder that all native worlds share. Worlds trained with another encoder will not know its
     vectors.
     """
+    if init is not None:
+        from worldmodel.prompt.teach import teach
+
+        _report(out, teach(init, out, minutes, seed), as_json)
+        return
     from worldmodel.prompt.train import train as train_prompt
 
-    figures = train_prompt(out, minutes, seed)
-    _report(out, figures if isinstance(figures, dict) else {}, as_json)
+    _report(out, train_prompt(out, minutes, seed), as_json)
 
 
 def _report(out: Path, figures: dict[str, Any], as_json: bool) -> None:

@@ -169,14 +169,18 @@ def known_colours() -> dict[str, Lab]:
 
     What merely sounds like a held-out name stays if it is a training name: "dusky purple", but not "liliac".
     """
+    forbidden, own = Forbidden(captions.held_out_names()), captions.train_names()
+    return {name: lab for name, lab in all_colours().items() if name in own or name not in forbidden}
+
+
+def all_colours() -> dict[str, Lab]:
+    """Every colour name of the survey and of CSS, in Lab."""
     from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 
-    forbidden, own = Forbidden(captions.held_out_names()), captions.train_names()
     found: dict[str, Lab] = {}
     for key, value in [*XKCD_COLORS.items(), *CSS4_COLORS.items()]:
         name = (key.removeprefix("xkcd:") if key.startswith("xkcd:") else split_css(key)).replace("/", " ")
-        if name in own or name not in forbidden:
-            found.setdefault(name, captions.lab(255 * np.array(to_rgb(value))))
+        found.setdefault(name, captions.lab(255 * np.array(to_rgb(value))))
     return found
 
 
@@ -202,7 +206,7 @@ class Grammar:
         self.names = list(colours)
         self.forbidden = set(forbidden)
         self.shifts = modifier_shifts(colours)
-        self.common = [name for name in captions.train_names() if name in colours]
+        self.common = [name for name in captions.all_names() if name in colours]
         held_out = set(captions.held_out_templates())
         self.templates = [t for t in (*captions.train_templates(), *_TEMPLATES) if t not in held_out]
 

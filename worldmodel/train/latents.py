@@ -30,6 +30,8 @@ from worldmodel.transformer.generator import FRESH
 CAPTIONS_PER_SCENE = 4
 LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
 LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
+SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
+DRIFTED = 0.5  # … by up to this share of the way
 SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
 
 
@@ -112,8 +114,8 @@ class LatentSet:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
         the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
 
-        recoloured: the same drives in other colours. If given, the clips are histories at the moment of a prompt
-        switch: what is to be predicted, and the prompts, come from there.
+        recoloured: the same drives in other colours. If given, what is to be predicted, and the prompts, come from
+        there; the clips are histories at the moment of a prompt switch, or of colours that drifted part of that way.
         """
         device, batch = self.latents.device, len(start)
         shown = recoloured or self
@@ -135,16 +137,22 @@ class LatentSet:
         prompt = shown.prompts[shown.captions[scene, which]]
         renamed = torch.ones(batch, dtype=torch.bool, device=device) if recoloured else draw(batch) < 0.5
         clean_prompt = torch.where(renamed[:, None, None, None], prompt[:, -1:], prompt)
+        clean = self.latents[sides, index].float()
+        target = recoloured.latents[sides, index].float() if recoloured else clean
         if recoloured:
-            fresh = clean_fresh = torch.ones(batch, frames, device=device)
+            switched = draw(batch, 1) < SWITCH
+            off = torch.where(switched, 1.0, DRIFTED * draw(batch, 1)).expand(batch, frames).clone()
+            # Long after a switch the sink still shows the colours of before it; without one, those of now.
+            off[:, :1] = torch.where(switched | (draw(batch, 1) < 0.5), 1.0, 0.0)
+            clean = torch.lerp(target, clean, off[:, :, None, None, None])
+            fresh = clean_fresh = switched.float().expand(batch, frames)
         else:
             new = self.scene_first[index] > self.first[index]
             fresh = (new & (index - self.scene_first[index] < FRESH)).float()
             told_anew = renamed.unsqueeze(1) & (scene != scene[:, -1:]) & (fresh > 0).any(1, keepdim=True)
             clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma = torch.zeros(batch, frames, device=device)
-        clip = Clip(self.latents[sides, index].float(), sigma, told, clean_prompt, prompt, clean_fresh, fresh)
-        target = recoloured.latents[sides, index].float() if recoloured else clip.clean
+        clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh)
         return Drawn(clip, target, renamed, scene)
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
