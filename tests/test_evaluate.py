@@ -16,9 +16,10 @@ pytest.importorskip("gymnasium")
 from frozen_world import Frozen
 
 from worldmodel.train import evaluate_car
+from worldmodel.train.dataset import Dataset
 from worldmodel.train.drift import collapsed, drift
 from worldmodel.train.envs import captions
-from worldmodel.train.evaluate import Settings, evaluate, horizontal_shift, summary
+from worldmodel.train.evaluate import Settings, evaluate, horizontal_shift, record_fresh, summary
 from worldmodel.train.judge.judge import Judge
 from worldmodel.train.playable import Frames, Held, RealGame
 
@@ -142,3 +143,12 @@ def test_a_first_person_view_that_turns_is_seen_to_turn(pixels: int) -> None:
     wall = np.repeat(np.repeat(noise, 8, 0), 8, 1)
     before, after = wall[:, 80:240], wall[:, 80 - pixels : 240 - pixels]
     assert horizontal_shift(before, after) == pytest.approx(pixels, abs=0.7)
+
+
+def test_a_world_of_any_environment_is_tried_on_episodes_that_it_was_not_trained_on(tmp_path: Path) -> None:
+    """The adapter is one for many: the world says which environment it plays."""
+    settings = Settings("gymnasium", 32, 3, ticks=50, rollouts=1, env_id="CartPole-v1")
+    record_fresh(settings, tmp_path)
+    info = Dataset(tmp_path).info
+    assert info.env == "CartPole-v1" and (info.height, info.width) == (32, 32)
+    assert info.seed != settings.seed

@@ -264,3 +264,19 @@ def test_equal_seeds_are_equal_lands_of_crafter() -> None:
 def test_an_unknown_environment_is_an_error_of_ours() -> None:
     with pytest.raises(DatasetError, match="NoSuchGame"):
         GymnasiumEnv("NoSuchGame-v0")
+
+
+def test_the_road_is_in_view_where_the_picture_shows_it() -> None:
+    """Also when none has been seen for a while: the driver goes far enough for that."""
+    seen, shown = [], []
+    for episode in range(12):
+        car = CarRacing(size=48, recolour=False)
+        frame = car.reset(episode)
+        drive = car.policy(np.random.default_rng(episode))
+        for _ in range(300):
+            seen.append(car.read_facts()[car.facts.index("in_view")])
+            shown.append((np.abs(frame.astype(int) - car.scene()["road"]).max(-1) < 12).mean())
+            frame = car.step(drive())[0]
+    in_view, share = np.array(seen) > 0, np.array(shown)
+    assert 0.01 < (~in_view).mean() < 0.2
+    assert (share[~in_view] < 0.01).mean() > 0.95 and (share[in_view] > 0.01).mean() > 0.95

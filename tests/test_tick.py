@@ -1,5 +1,7 @@
 """The tick that plays equals the clip that trains, and a world is a pure function."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -218,3 +220,21 @@ def test_frames_in_flight_wait_at_the_same_levels_with_fewer_passes():
 
 def test_a_world_spec_survives_being_written_down():
     assert WorldSpec.from_json(TINY.to_json()) == TINY
+
+
+@torch.no_grad()
+def test_what_a_recording_tells_of_its_future_reaches_the_frames_to_be_made_and_no_history(world):
+    """At play nobody can tell it, so nothing that is kept for later frames may depend on it."""
+    batch, frames, at = 1, 9, 5
+    clean, noisy = torch.randn(2, batch, frames, *TINY.latent_shape)
+    prompts, zeros = torch.randn(batch, frames, 2, 4), torch.zeros(batch, frames)
+    clip = Clip(clean, zeros, torch.randn(batch, frames, 3, 3), prompts, prompts, zeros, zeros)
+    astray = torch.nn.functional.one_hot(torch.tensor([at]), frames).float()
+    sigma = torch.full_like(zeros, 0.7)
+    never, untold, told = (
+        denoise_clip(world.generator, replace(clip, astray=flag), noisy, sigma, None, 3)
+        for flag in (None, zeros, astray)
+    )
+    assert torch.equal(never, untold)
+    differs = (told - untold).abs().amax((0, 2, 3, 4)) > 1e-3
+    assert differs.nonzero().flatten().tolist() == [at]

@@ -15,8 +15,9 @@ from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.codec import load_codec, train_codec
-from worldmodel.train.dataset import DatasetInfo, ShardWriter
+from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.distil.train import train_distil
+from worldmodel.train.latents import SOON, LatentSet, out_of_view
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.run import load_weights
 from worldmodel.train.team import Team
@@ -192,3 +193,21 @@ def test_two_processes_train_one_world(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert not torch.equal(first["begun"], second["begun"])
     assert torch.equal(first["ended"], second["ended"]) and not torch.equal(first["ended"], first["begun"])
+
+
+def test_clips_are_told_when_what_the_game_is_about_stays_away():
+    away = torch.zeros(60, dtype=torch.bool)
+    away[10:13] = away[20:32] = away[55:] = True  # for a moment, for long, until the end of an episode
+    none = torch.zeros(60, dtype=torch.int64)
+    latents = LatentSet(
+        torch.zeros(1, 60, 1, 2, 2).half(), torch.zeros(1, 60, 1), none, none, none, none,
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), away,
+    )  # fmt: skip
+    assert latents.astray().nonzero().flatten().tolist() == [*range(20, 32 - SOON), *range(55, 60)]
+    length = 5
+    finds = [start for start in range(60 - length + 1) if any(start <= last < start + length - 1 for last in (12, 31))]
+    assert latents.found(length).tolist() == finds
+
+
+def test_a_recording_that_does_not_tell_what_is_in_view_misses_nothing(recording):
+    assert not out_of_view(Dataset(recording)).any()

@@ -39,23 +39,24 @@ def command(
     from worldmodel.train import evaluate as trials
     from worldmodel.train.judge.judge import Judge
 
-    playable, adapter, size = _open(world, backend, threads, precision)
-    settings = trials.Settings(adapter, size, seed, ticks, rollouts)
+    playable, adapter, env_id, size = _open(world, backend, threads, precision)
+    settings = trials.Settings(adapter, size, seed, ticks, rollouts, env_id)
     judging = Judge.load(judge) if judge else None
     found = trials.evaluate(playable, settings, data, report, lambda text: print(text, file=sys.stderr), judging)
     finish({"world": world, **found}, json, trials.summary(found))
 
 
-def _open(name: str, backend: str, threads: int | None, precision: str) -> tuple[Playable, str, int]:
-    """The world, the name of its environment's adapter, and the height of a frame."""
+def _open(name: str, backend: str, threads: int | None, precision: str) -> tuple[Playable, str, str, int]:
+    """The world, the name of its environment's adapter and its id there, and the height of a frame."""
     if (Path(name) / "spec.json").exists():
         from worldmodel.train.playable import TorchWorld
 
         run = TorchWorld(Path(name), autocast=precision != "fp32")
-        return run, run.spec.environment, run.spec.height
+        return run, run.spec.environment, run.spec.environment_id, run.spec.height
     from runtime.file_world import FileWorld
 
     world = World.open(name)
-    if world.manifest.adapter is None:
-        raise UsageError(f"eval: world {world.manifest.name!r} names no real environment to compare with")
-    return FileWorld(world, backend, threads, precision), world.manifest.adapter, world.manifest.height
+    about = world.manifest
+    if about.adapter is None:
+        raise UsageError(f"eval: world {about.name!r} names no real environment to compare with")
+    return FileWorld(world, backend, threads, precision), about.adapter, about.environment or "", about.height

@@ -21,13 +21,15 @@ from worldmodel.transformer.generator import patchify
 BLUNT = 0.005  # distances below this count little: less than the codec's own noise
 
 
-def energy_score(first: Tensor, second: Tensor, real: Tensor, patch: int, apart: float = 1.0) -> tuple[Tensor, Tensor]:
+def energy_score(
+    first: Tensor, second: Tensor, real: Tensor, patch: int, apart: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
     """The score of every frame [batch, frames], and how far the draws lie apart in units of their distance to the real
     ones: less than 1 where they are too sure, 1 where they are distributed as real ones.
 
     first, second, real: [batch, frames, channels, rows, columns]. Judged at three sizes: places by themselves, so that
     small things count, two by two, so that neighbours fit together, and the frame as a whole.
-    apart: weight of the distance between the draws; 1 makes the score proper.
+    apart: weight of the distance between the draws, of all frames or [batch, frames]; 1 makes the score proper.
     """
     sizes = list(zip(*(_sizes(latents, patch) for latents in (first, second, real)), strict=True))
     score = torch.stack([_score(one, other, there, apart) for one, other, there in sizes]).mean(0)
@@ -42,9 +44,9 @@ def _sizes(latents: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, squares, tokens.flatten(2).unsqueeze(2)
 
 
-def _score(first: Tensor, second: Tensor, real: Tensor, apart: float) -> Tensor:
+def _score(first: Tensor, second: Tensor, real: Tensor, apart: float | Tensor) -> Tensor:
     skill = (_distance(first, real) + _distance(second, real)) / 2
-    return (skill - apart * _distance(first, second) / 2).mean(2)
+    return skill.mean(2) - apart * _distance(first, second).mean(2) / 2
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

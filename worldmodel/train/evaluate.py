@@ -6,6 +6,7 @@ evaluate_car.py. The fields are those of `worldloop eval` in the command line's 
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from worldmodel.errors import DatasetError
 from worldmodel.train import evaluate_car, evaluate_places, measure
 from worldmodel.train.dataset import Dataset, Episode, write_json
 from worldmodel.train.drift import drift
+from worldmodel.train.envs import adapter_class
 from worldmodel.train.evaluate_car import SHOWN, Progress
 from worldmodel.train.intervals import Statistic, interval, ratio_interval
 from worldmodel.train.judge.hands import AFTER, BEFORE, balanced_accuracy, flow_strength, movements
@@ -32,6 +34,7 @@ from worldmodel.train.report import Curve, Picture, write_report
 
 FOLLOWED = 100  # ticks of recorded keys that a generated game is compared over
 RECORDED = 375  # frames to record per player
+UNUSUAL_SEEDS = 1_000_000  # from here on
 NEXT_FRAMES = 16  # next-frame predictions per player, spread over all episodes
 
 
@@ -55,6 +58,7 @@ class Settings:
     seed: int
     ticks: int  # of the long drive
     rollouts: int  # players of every trial
+    env_id: str = ""  # the environment, where the adapter is one for many
 
 
 def evaluate(
@@ -79,7 +83,7 @@ def evaluate(
         if data is None:
             progress("recording held-out episodes")
             data = Path(folder) / "episodes"
-            _record(settings, data)
+            record_fresh(settings, data)
         dataset = Dataset(data)
         if tuple(dataset.info.actions) != world.actions:
             raise DatasetError(f"{data} has actions {dataset.info.actions}, the world has {list(world.actions)}")
@@ -124,15 +128,16 @@ def curves(scenes: dict[str, dict[str, Any]]) -> list[Curve]:
     return found
 
 
-def _record(settings: Settings, folder: Path) -> None:
-    options: dict[str, Any] = {"split": "test"}
-    if settings.adapter == "car_racing":
-        options |= {"size": settings.size, "recolour": False}
+def record_fresh(settings: Settings, folder: Path) -> None:
+    """Record episodes that no training has seen."""
+    asked = {"split": "test", "size": settings.size, "recolour": False, "env_id": settings.env_id}
+    takes = inspect.signature(adapter_class(settings.adapter)).parameters
     recording = Recording(
         settings.adapter,
-        options,
+        {key: value for key, value in asked.items() if key in takes},
         frames=RECORDED * settings.rollouts,
-        seed=settings.seed,
+        # An environment without a split is recorded from seeds that nobody chooses for training.
+        seed=settings.seed + (0 if "split" in takes else UNUSUAL_SEEDS),
         split="test",
         shard_frames=3000,
     )

@@ -28,10 +28,12 @@ from worldmodel.transformer.clip import Clip
 from worldmodel.transformer.generator import FRESH
 
 CAPTIONS_PER_SCENE = 4
+IN_VIEW = "in_view"  # the fact by which an environment tells whether what it is about can be seen, such as a road
 LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
 LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
 SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
 DRIFTED = 0.5  # … by up to this share of the way
+SOON = 4  # ticks within which what is out of view must come back, or the clip is told that all is lost
 SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
 
 
@@ -39,13 +41,14 @@ SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in w
 class Drawn:
     """Clips to learn from. target: the latents to be predicted, [batch, frames, channels, rows, columns], those of
     the clip or the same drive in other colours. renamed: [batch] bool, whose history is told the newest prompt (as
-    KV-recache does). scene: [batch, frames].
+    KV-recache does). scene: [batch, frames]. blank: [batch, frames], 1 where the game's subject is out of view.
     """
 
     clip: Clip
     target: Tensor
     renamed: Tensor
     scene: Tensor
+    blank: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class LatentSet:
     scene, scene_first: [frames] int64, the frame's scene and that scene's first frame
     captions: [scenes, CAPTIONS_PER_SCENE] int64, rows of prompts
     prompts: [captions, prompt_tokens, prompt_dim] float32
+    blank: [frames] bool, where what the game is about is out of view; nowhere in recordings that do not tell
     camera: [sides, frames, 4] float32, see condition/camera_motion.py; of worlds whose camera can be led
     """
 
@@ -67,6 +71,7 @@ class LatentSet:
     scene_first: Tensor
     captions: Tensor
     prompts: Tensor
+    blank: Tensor
     camera: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentSet:
@@ -89,6 +94,22 @@ class LatentSet:
         if switch_after is not None:
             ok &= self.scene.roll(-switch_after) != self.scene.roll(-(length - 1))
         return ok.nonzero().squeeze(1)
+
+    def found(self, length: int) -> Tensor:
+        """Those starts of `length` frames in which the game's subject comes into view after a time without it."""
+        starts = self.starts(length)
+        comes = self.blank & ~self.blank.roll(-1)
+        so_far = comes.cumsum(0)
+        return starts[so_far[starts + length - 2] - so_far[starts] + comes[starts].long() > 0]
+
+    def astray(self) -> Tensor:
+        """[frames] bool: out of view, and not to come back within SOON ticks of the same episode."""
+        away = self.blank.clone()
+        for ticks in range(1, SOON + 1):
+            over = self.episode.roll(-ticks) != self.episode
+            over[-ticks:] = True
+            away &= self.blank.roll(-ticks) | over
+        return away
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:
         """What the last `length` ticks up to each frame's own were told, [..., length, controls]; nothing pressed
@@ -151,9 +172,9 @@ class LatentSet:
             fresh = (new & (index - self.scene_first[index] < FRESH)).float()
             told_anew = renamed.unsqueeze(1) & (scene != scene[:, -1:]) & (fresh > 0).any(1, keepdim=True)
             clean_fresh = torch.where(told_anew, 1.0, fresh)
-        sigma = torch.zeros(batch, frames, device=device)
-        clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh)
-        return Drawn(clip, target, renamed, scene)
+        sigma, astray = torch.zeros(batch, frames, device=device), self.astray()[index].float()
+        clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray)
+        return Drawn(clip, target, renamed, scene, self.blank[index].float())
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         """What clips are told where somebody leads the camera: in some, in others never, or from or up to some frame.
@@ -214,8 +235,18 @@ def load_latents(
     sides = [action, action[:, _mirrored(spec)]][: len(latents)]
     return LatentSet(
         latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts,
+        out_of_view(dataset),
         led_camera(dataset, spec.camera, len(latents)) if spec.camera else None,
     )  # fmt: skip
+
+
+def out_of_view(dataset: Dataset) -> Tensor:
+    """`LatentSet.blank` of a recording: what its fact `in_view` denies."""
+    if IN_VIEW not in dataset.info.facts:
+        return torch.zeros(len(dataset), dtype=torch.bool)
+    column = dataset.info.facts.index(IN_VIEW)
+    facts = [dataset.read(shard, "facts")[:, column] for shard in range(len(dataset.shards))]
+    return torch.from_numpy(np.concatenate(facts) < 0.5)
 
 
 def led_camera(dataset: Dataset, units: CameraSpec, sides: int) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
 ROLL_OUTS = ("none", "short", "none", "none", "none", "short", "none", "long")  # in turn
 SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
+FOUND = 0.15  # share of steps on clips in which a lost road comes back into view, where the recording has such
 RECOLOURED = 0.4  # share of steps on clips whose every frame is to be made in other colours than its history's
 SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
@@ -86,6 +88,7 @@ def train_world(
         load_weights(world.generator, init, partial(widened, spec))
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts = twins.starts(CLIP_FRAMES - 1) if twins else starts
+    found = latents.found(CLIP_FRAMES - 1)
     layer = compiled(clip_layer, minutes, team)
     run = Run(
         out,
@@ -106,7 +109,11 @@ def train_world(
             if lesson is None or number % TURNS == 0:
                 kind = float(torch.rand((), generator=draw, device=team.device))
                 twin = twins if kind < RECOLOURED else None
-                among = twin_starts if twin else switches if kind > 1 - SWITCHED and len(switches) else starts
+                among = twin_starts if twin else starts
+                if kind > 1 - SWITCHED and len(switches):
+                    among = switches
+                elif kind > 1 - SWITCHED - FOUND and len(found):
+                    among = found
                 frames = SWITCH_FRAMES if twin else CLIP_FRAMES
                 clips = batch * CLIP_FRAMES // frames
                 start = among[torch.randint(len(among), (clips,), device=team.device, generator=draw)]
@@ -134,6 +141,8 @@ class Lesson:
         self.worth = (0.25 + CONTRAST_FLOOR) / (contrast + CONTRAST_FLOOR)
         frame = torch.arange(self.target.shape[1], device=self.target.device)[:, None, None, None]
         self.free, self.past = frame > SETTLING, frame > 0  # what may be the world's own; all but the sink
+        # Something rare comes into view, from one side or another: only the proper score draws it as often as it comes.
+        self.apart = torch.where(drawn.blank > drawn.clip.astray, 1.0, APART)
         self.own: Tensor | None = None
         self.rolled = False
 
@@ -180,7 +189,7 @@ class Lesson:
             lost = (error * weight).sum()
         else:
             first, second = made.chunk(2, 1)
-            score, spread = energy_score(first, second, target, world.spec.generator.patch, APART)
+            score, spread = energy_score(first, second, target, world.spec.generator.patch, self.apart)
             of_mean = ((first - target) * (second - target)).mean((2, 3, 4))  # in expectation, over independent draws
             lost = (error * weight * (sigma < 1)).sum() / draws
             lost = lost + ((ENERGY * self.worth.sqrt() * score + self.worth * of_mean) * pure).sum()
@@ -215,7 +224,7 @@ class Lesson:
         told = torch.lerp(told, told.roll(1, 0), amount * (1 - clip.clean_fresh)[:, :, None, None])
         said = torch.lerp(said, said.roll(1, 0), amount * (1 - clip.fresh)[:, :, None, None])
         jitter = PROMPT_NOISE * torch.randn(batch, 1, *said.shape[2:], device=device)
-        return Clip(clean, clip.clean_sigma, clip.actions, told + jitter, said + jitter, clip.clean_fresh, clip.fresh)
+        return replace(clip, clean=clean, clean_prompt=told + jitter, prompt=said + jitter)
 
 
 def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentSet, World]:

@@ -26,6 +26,7 @@ class Clip:
     actions: [batch, frames, history, action_dim]
     clean_prompt, prompt: [batch, frames, prompt_tokens, prompt_dim] as the history and as the noisy frames see it
     clean_fresh, fresh: [batch, frames], 1 where that prompt is news
+    astray: [batch, frames], 1 where noisy frames are told that what the game is about stays out of view; None: never
     """
 
     clean: Tensor
@@ -35,6 +36,7 @@ class Clip:
     prompt: Tensor
     clean_fresh: Tensor
     fresh: Tensor
+    astray: Tensor | None = None
 
 
 def denoise_clip(
@@ -67,6 +69,7 @@ def denoise_clip(
         torch.cat([clip.actions] * (1 + draws), 1),
         torch.cat([clip.clean_prompt, *[clip.prompt] * draws], 1),
         torch.cat([clip.clean_fresh, *[clip.fresh] * draws], 1),
+        None if clip.astray is None else torch.cat([torch.zeros_like(clip.astray), *[clip.astray] * draws], 1),
     )
     shared = generator.shared_modulation(condition)
     x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))

@@ -20,6 +20,7 @@ NOISE_FREQUENCIES = 64
 NORM_EPSILON = 1e-6
 FRESH = 16  # ticks after a prompt switch in which the picture turns towards the prompt
 HEARD = 0.25  # how much of a prompt a new generator hears after that: what is shown says more than words
+ASTRAY = 0.5  # size of the numbers, drawn once and for all, that tell of a future that is not to be
 RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
 
 
@@ -68,6 +69,7 @@ class Generator(nn.Module):
 
     space_cos: Tensor
     space_sin: Tensor
+    astray: Tensor
 
     def __init__(self, spec: WorldSpec) -> None:
         super().__init__()
@@ -91,6 +93,7 @@ class Generator(nn.Module):
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
+        self.register_buffer("astray", ASTRAY * torch.randn(sizes.dim, generator=fixed()), persistent=False)
         for quiet in (self.adaln, self.head_modulation, self.head, self.keep, self.carry):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
@@ -100,13 +103,18 @@ class Generator(nn.Module):
     def layers(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def condition(self, sigma: Tensor, actions: Tensor, prompt: Tensor, fresh: Tensor) -> Tensor:
+    def condition(
+        self, sigma: Tensor, actions: Tensor, prompt: Tensor, fresh: Tensor, astray: Tensor | None = None
+    ) -> Tensor:
         """One vector per frame, [batch, frames, dim].
 
         sigma: [batch, frames]. actions: [batch, frames, history, action_dim], the frame's own last.
         prompt: [batch, frames, prompt_tokens, prompt_dim]. fresh: [batch, frames], see `said`.
+        astray: [batch, frames], 1 where a recording loses what it is about for long. Told so while it learns, a world
+        does not lose it by itself: at play it is never told so.
         """
-        return F.silu(self.level(sigma) + self.actions(actions.flatten(2)) + self.said(prompt, fresh))
+        found = self.level(sigma) + self.actions(actions.flatten(2)) + self.said(prompt, fresh)
+        return F.silu(found if astray is None else found + astray.unsqueeze(-1) * self.astray)
 
     def said(self, prompt: Tensor, fresh: Tensor) -> Tensor:
         """What the prompt adds to the condition, [..., dim].
@@ -159,6 +167,11 @@ class Generator(nn.Module):
         of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
         clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
         return clean
+
+
+def fixed() -> torch.Generator:
+    """For numbers that are drawn but belong to the architecture."""
+    return torch.Generator().manual_seed(0)
 
 
 def first_noise(noise: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldmodel.train.envs import Keys
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _WHEELBASE = 3.24  # units between the axles
 _SPACING = 3.5  # units between track points
-_SIGHT = (33.0, 45.0, 20.0)  # units to either side, ahead and behind within which some of the road is in the picture
 _GRIP = 110.0  # sideways acceleration in units/s² that the driver allows itself in a bend (tyres hold about 200)
 
 
@@ -80,11 +78,11 @@ class CarDriver:
         What a world is never shown it cannot do: without this a road once lost stayed lost.
         """
         for _ in range(150):
-            if not self._road_in_sight():
+            if not self._car.road_in_view():
                 break
             yield self._keys(self._away_from_road(), 26.0)
         about = float(self._rng.choice([-0.2, 0.0, 0.2]))
-        for _ in range(int(self._rng.integers(10, 80))):
+        for _ in range(int(self._rng.integers(5, 25))):
             yield self._keys(about, 16.0)
 
     def _random_keys(self) -> Iterator[tuple[bool, bool, bool, bool]]:
@@ -142,20 +140,9 @@ class CarDriver:
         *_, forward, sideways = self._car.pose()
         return math.hypot(forward, sideways)
 
-    def _seen_from_car(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The track's points as the car has them: units to the right of it and ahead of it."""
-        x, y, yaw, *_ = self._car.pose()
-        across, along = self._car.track[:, 0] - x, self._car.track[:, 1] - y
-        return across * math.cos(yaw) + along * math.sin(yaw), along * math.cos(yaw) - across * math.sin(yaw)
-
-    def _road_in_sight(self) -> bool:
-        right, ahead = self._seen_from_car()
-        sides, front, back = _SIGHT
-        return bool(((np.abs(right) < sides) & (ahead < front) & (ahead > -back)).any())
-
     def _away_from_road(self) -> float:
         """Steering that turns the road's nearest point behind the car."""
-        right, ahead = self._seen_from_car()
+        right, ahead = self._car.track_from_car()
         nearest = int(np.argmin(np.hypot(right, ahead)))
         bearing = math.atan2(right[nearest], ahead[nearest])
         return 0.0 if abs(bearing) > 2.6 else math.copysign(0.3, -bearing)
@@ -206,13 +193,13 @@ class CarDriver:
 
 _NOTHING = (False, False, False, False)
 _MOVES = {
-    "slalom": 0.16,
-    "excursion": 0.08,
-    "lose_road": 0.10,
-    "random_keys": 0.20,
-    "long_turn": 0.06,
+    "slalom": 0.14,
+    "excursion": 0.07,
+    "lose_road": 0.24,
+    "random_keys": 0.18,
+    "long_turn": 0.05,
     "u_turn": 0.05,
-    "coast": 0.10,
-    "stop": 0.14,
-    "full_gas": 0.11,
+    "coast": 0.08,
+    "stop": 0.11,
+    "full_gas": 0.08,
 }

@@ -48,6 +48,7 @@ _STRIPE = 8  # levels between neighbouring shades of the road's tiles, of which 
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
 _REACH = VIEW_UNITS * math.hypot(0.5, CAR_FROM_TOP) + 1.2 * car_racing.TRACK_WIDTH  # car to a tile that may be seen
 
+_SIDES, _FRONT, _BACK = 28.0, 40.0, 15.0  # units within which the middle of a road lies that the picture shows some of
 _SCENE = (50, 150)  # ticks until the colours change
 _TWIN_SCENE = (15, 45)  # the same where other colours are shown: clips that teach a change are short, names are many
 _STEPS_PER_TICK = 2
@@ -76,7 +77,7 @@ class CarRacing:
         "brake": ["down", "s", "space"],
     }
     mirror: ClassVar = [("left", "right")]
-    facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre")
+    facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre", "in_view")
 
     def __init__(
         self, size: int = 128, split: captions.Split = "train", recolour: bool = True, palette: int = 0
@@ -200,10 +201,21 @@ class CarRacing:
             self._nearest = int(np.argmin(np.hypot(self.track[:, 0] - x, self.track[:, 1] - y)))
         return self._nearest
 
+    def track_from_car(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The track's points as the car has them: units to the right of it and ahead of it."""
+        x, y, yaw, *_ = self.pose()
+        across, along = self.track[:, 0] - x, self.track[:, 1] - y
+        return across * math.cos(yaw) + along * math.sin(yaw), along * math.cos(yaw) - across * math.sin(yaw)
+
+    def road_in_view(self) -> bool:
+        """Whether the picture shows some of the road."""
+        right, ahead = self.track_from_car()
+        return bool(((np.abs(right) < _SIDES) & (ahead < _FRONT) & (ahead > -_BACK)).any())
+
     def read_facts(self) -> NDArray[np.float32]:
         """See `facts`: on_road is the share of wheels on tiles, yaw_rate rad/s (left positive), slip the angle between
         heading and motion (motion to the right positive), curvature 1/units over the 14 units ahead (left positive),
-        off_centre the distance from the centre line in half road widths."""
+        off_centre the distance from the centre line in half road widths, in_view whether the picture shows any road."""
         car = self._env.car
         x, y, yaw, forward, sideways = self.pose()
         at = self.nearest()
@@ -222,6 +234,7 @@ class CarRacing:
             self._steer,
             math.remainder(ahead - beta, 2 * math.pi) / (4 * car_racing.TRACK_DETAIL_STEP),
             math.hypot(x - track_x, y - track_y) / car_racing.TRACK_WIDTH,
+            self.road_in_view(),
         )
         return np.array(values, np.float32)
 
