@@ -41,14 +41,15 @@ SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in w
 class Drawn:
     """Clips to learn from. target: the latents to be predicted, [batch, frames, channels, rows, columns], those of
     the clip or the same drive in other colours. renamed: [batch] bool, whose history is told the newest prompt (as
-    KV-recache does). scene: [batch, frames]. blank: [batch, frames], 1 where the game's subject is out of view.
+    KV-recache does). scene: [batch, frames]. returning: [batch, frames], 1 where what the game is
+    about is out of view and about to come back.
     """
 
     clip: Clip
     target: Tensor
     renamed: Tensor
     scene: Tensor
-    blank: Tensor
+    returning: Tensor
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class LatentSet:
             clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma, astray = torch.zeros(batch, frames, device=device), self.astray()[index].float()
         clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray)
-        return Drawn(clip, target, renamed, scene, self.blank[index].float())
+        return Drawn(clip, target, renamed, scene, self.blank[index] - astray)
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         """What clips are told where somebody leads the camera: in some, in others never, or from or up to some frame.

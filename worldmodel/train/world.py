@@ -142,7 +142,7 @@ class Lesson:
         frame = torch.arange(self.target.shape[1], device=self.target.device)[:, None, None, None]
         self.free, self.past = frame > SETTLING, frame > 0  # what may be the world's own; all but the sink
         # Something rare comes into view, from one side or another: only the proper score draws it as often as it comes.
-        self.apart = torch.where(drawn.blank > drawn.clip.astray, 1.0, APART)
+        self.apart = torch.where(drawn.returning > 0, 1.0, APART)
         self.own: Tensor | None = None
         self.rolled = False
 
