@@ -280,3 +280,23 @@ def test_the_road_is_in_view_where_the_picture_shows_it() -> None:
     in_view, share = np.array(seen) > 0, np.array(shown)
     assert 0.01 < (~in_view).mean() < 0.2
     assert (share[~in_view] < 0.01).mean() > 0.95 and (share[in_view] > 0.01).mean() > 0.95
+
+
+def test_a_worn_road_is_the_same_drive_with_less_road_here_and_there() -> None:
+    share, differs = [], []
+    for seed in range(6):
+        whole, worn = CarRacing(size=48, recolour=False), CarRacing(size=48, recolour=False, worn=True)
+        frames = [(whole.reset(seed), worn.reset(seed))]
+        drive = whole.policy(np.random.default_rng(seed))
+        for _ in range(250):
+            held = drive()
+            frames.append((whole.step(held)[0], worn.step(held)[0]))
+            assert np.array_equal(whole.read_facts(), worn.read_facts())
+        road = np.array(whole.scene()["road"])
+        assert np.array_equal(road, worn.scene()["road"])
+        both = np.array(frames).astype(int)  # [ticks, whole and worn, height, width, 3]
+        share.append((np.abs(both - road).max(-1) < 12).mean((2, 3)))
+        differs.append((both[:, 0] != both[:, 1]).any(-1).mean((1, 2)))
+    seen, away = np.concatenate(share), np.concatenate(differs)
+    assert (away > 0.02).mean() > 0.3, "much of the road is worn"
+    assert 0.05 < (seen[:, 1] < 0.7 * seen[:, 0]).mean() < 0.6, "in places most of it is gone, elsewhere it is there"

@@ -211,3 +211,17 @@ def test_clips_are_told_when_what_the_game_is_about_stays_away():
 
 def test_a_recording_that_does_not_tell_what_is_in_view_misses_nothing(recording):
     assert not out_of_view(Dataset(recording)).any()
+
+
+def test_a_worn_history_leads_to_what_was_really_there(run):
+    frame = torch.arange(40).float()[None, :, None, None, None].expand(-1, -1, 1, 2, 2).half()
+    none = torch.zeros(40, dtype=torch.int64)
+    latents = LatentSet(
+        frame, torch.zeros(1, 40, 2), none, none, none, none, torch.zeros(1, 4, dtype=torch.int64),
+        torch.zeros(1, 1, 2), torch.zeros(40, dtype=torch.bool),
+    )  # fmt: skip
+    worn = replace(latents, latents=frame + 100)
+    drawn = latents.clips(read_plan(run), torch.tensor([5, 20]), 8, torch.Generator().manual_seed(0), None, worn)
+    assert (drawn.target[:, 1:, 0, 0, 0] == torch.arange(7) + torch.tensor([[5], [20]])).all()
+    assert (drawn.clip.clean[:, 1:] == drawn.target[:, 1:] + 100).all()
+    assert (drawn.clip.clean[:, 0] == drawn.target[:, 0]).all(), "the sink was never worn"

@@ -35,6 +35,7 @@ def command(
     palette: Annotated[
         int | None, typer.Option(min=0, help="racer: another number records the same drives in other colours")
     ] = None,
+    worn: Annotated[bool, typer.Option(help="racer: the same drives along a worn road, to learn to mend it")] = False,
     minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
     resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
     show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
@@ -55,7 +56,7 @@ def command(
 
     from worldmodel.train.record import EPISODE_TICKS, Recording, prepare, record
 
-    adapter, options = _adapter(env, split, size, palette)
+    adapter, options = _adapter(env, split, size, palette, worn)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
     recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
     missing = prepare(recording, out, resume)
@@ -83,7 +84,7 @@ def _show(dataset: Path, picture: Path | None) -> None:
     print(picture)
 
 
-def _adapter(env: str, split: str, size: int | None, palette: int | None) -> tuple[str, dict[str, object]]:
+def _adapter(env: str, split: str, size: int | None, palette: int | None, worn: bool) -> tuple[str, dict[str, object]]:
     """The adapter for ENV and its constructor's arguments: of those asked for, the ones that it takes."""
     from worldmodel.train.envs import ADAPTERS, adapter_class
 
@@ -96,6 +97,8 @@ def _adapter(env: str, split: str, size: int | None, palette: int | None) -> tup
         raise UsageError(f"record: {env} has one frame size; leave --size out")
     if palette is not None and "palette" not in takes:
         raise UsageError(f"record: {env} has no other colours; leave --palette out")
-    asked = {"split": split, "size": size, "palette": palette}
+    if worn and "worn" not in takes:
+        raise UsageError(f"record: nothing of {env} can be worn; leave --worn out")
+    asked = {"split": split, "size": size, "palette": palette, "worn": worn or None}
     options |= {key: value for key, value in asked.items() if key in takes and value is not None}
     return name, options

@@ -45,6 +45,9 @@ def world(
     recoloured: Annotated[
         Path | None, typer.Option(help="the same drives in other colours (record --palette), to learn prompt switches")
     ] = None,
+    worn: Annotated[
+        Path | None, typer.Option(help="the same drives worn out (record --worn), to learn to mend its own pictures")
+    ] = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="what the world is told beside keys and prompt: camera, its own motion")
     ] = None,
@@ -55,7 +58,7 @@ def world(
     from worldmodel.train.world import train_world
 
     spec = with_conditions(data, out, condition or [])
-    figures = train_world(spec, data, out, minutes, batch or 16, seed, resume, init, recoloured)
+    figures = train_world(spec, data, out, minutes, batch or 16, seed, resume, init, recoloured, worn)
     _report(out / "world.safetensors", figures, as_json)
 
 

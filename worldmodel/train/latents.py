@@ -132,12 +132,14 @@ class LatentSet:
         frames: int,
         generator: torch.Generator,
         recoloured: LatentSet | None = None,
+        worn: LatentSet | None = None,
     ) -> Drawn:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
         the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
 
         recoloured: the same drives in other colours. If given, what is to be predicted, and the prompts, come from
         there; the clips are histories at the moment of a prompt switch, or of colours that drifted part of that way.
+        worn: the same drives as a world wears them out. If given, the history but for its sink is from there.
         """
         device, batch = self.latents.device, len(start)
         shown = recoloured or self
@@ -161,6 +163,8 @@ class LatentSet:
         clean_prompt = torch.where(renamed[:, None, None, None], prompt[:, -1:], prompt)
         clean = self.latents[sides, index].float()
         target = recoloured.latents[sides, index].float() if recoloured else clean
+        if worn:
+            clean = torch.cat([clean[:, :1], worn.latents[sides, index][:, 1:].float()], 1)
         if recoloured:
             switched = draw(batch, 1) < SWITCH
             off = torch.where(switched, 1.0, DRIFTED * draw(batch, 1)).expand(batch, frames).clone()
@@ -175,7 +179,7 @@ class LatentSet:
             clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma, astray = torch.zeros(batch, frames, device=device), self.astray()[index].float()
         clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray)
-        return Drawn(clip, target, renamed, scene, self.blank[index] - astray)
+        return Drawn(clip, target, renamed, scene, self.blank[index].float() - astray)
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         """What clips are told where somebody leads the camera: in some, in others never, or from or up to some frame.

@@ -44,9 +44,10 @@ RECYCLED = 0.6  # share of clips whose history has own errors in it, once there 
 SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
 ROLL_OUTS = ("none", "short", "none", "none", "none", "short", "none", "long")  # in turn
-SWITCHED = 0.2  # share of steps on clips in which the scene changes, where the recording has such
-FOUND = 0.15  # share of steps on clips in which a lost road comes back into view, where the recording has such
-RECOLOURED = 0.4  # share of steps on clips whose every frame is to be made in other colours than its history's
+SWITCHED = 0.15  # share of steps on clips in which the scene changes, where the recording has such
+FOUND = 0.1  # share of steps on clips in which a lost road comes back into view, where the recording has such
+RECOLOURED = 0.3  # share of steps on clips whose every frame is to be made in other colours than its history's
+WORN = 0.3  # share of steps on clips whose history is worn, where there is such a recording
 SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # a third of the clips have up to this much noise on their history, unannounced
@@ -72,22 +73,25 @@ def train_world(
     resume: bool = False,
     init: Path | None = None,
     recoloured: Path | None = None,
+    worn: Path | None = None,
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
     init: weights to begin from instead of random ones; may be those of a world that knew no camera.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
+    worn: one of the same drives as a world wears them out (`record --worn`), to learn to mend its own pictures.
     """
     team = Team.join()
     torch.manual_seed(seed + 1000 * team.rank)
     latents, world = prepare(spec, data, out, team)
-    twins = prepare(spec, recoloured, out, team)[0] if recoloured else None
-    if twins and not latents.same_drives(twins):
-        raise DatasetError(f"{recoloured} does not show the drives of {data}: record both with the same --seed")
+    twins, damaged = (prepare(spec, other, out, team)[0] if other else None for other in (recoloured, worn))
+    for other, path in ((twins, recoloured), (damaged, worn)):
+        if other and not latents.same_drives(other):
+            raise DatasetError(f"{path} does not show the drives of {data}: record both with the same --seed")
     if init is not None:
         load_weights(world.generator, init, partial(widened, spec))
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
-    twin_starts = twins.starts(CLIP_FRAMES - 1) if twins else starts
+    twin_starts, damaged_starts = (other.starts(CLIP_FRAMES - 1) if other else starts for other in (twins, damaged))
     found = latents.found(CLIP_FRAMES - 1)
     layer = compiled(clip_layer, minutes, team)
     run = Run(
@@ -109,7 +113,8 @@ def train_world(
             if lesson is None or number % TURNS == 0:
                 kind = float(torch.rand((), generator=draw, device=team.device))
                 twin = twins if kind < RECOLOURED else None
-                among = twin_starts if twin else starts
+                wear = damaged if RECOLOURED <= kind < RECOLOURED + WORN else None
+                among = twin_starts if twin else damaged_starts if wear else starts
                 if kind > 1 - SWITCHED and len(switches):
                     among = switches
                 elif kind > 1 - SWITCHED - FOUND and len(found):
@@ -117,7 +122,7 @@ def train_world(
                 frames = SWITCH_FRAMES if twin else CLIP_FRAMES
                 clips = batch * CLIP_FRAMES // frames
                 start = among[torch.randint(len(among), (clips,), device=team.device, generator=draw)]
-                lesson = Lesson(latents.clips(spec, start, frames, draw, twin))
+                lesson = Lesson(latents.clips(spec, start, frames, draw, twin, wear))
                 run_length = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
                 if run_length != "none" and team.agree(run.done) > 1 - LAST_PART and not twin:
                     lesson.roll_out(world, run_length == "short", draw)

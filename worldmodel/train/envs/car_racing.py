@@ -10,6 +10,7 @@ aliases at 25 Hz, and skid marks, which the environment's own observation leaves
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from worldmodel.train.envs import BEGUN, Frame, Keys, Outcome, captions
 from worldmodel.train.envs.car_driver import CarDriver
+from worldmodel.train.envs.car_wear import Wear
 
 
 def _import_environment() -> tuple[types.ModuleType, types.ModuleType]:
@@ -80,14 +82,23 @@ class CarRacing:
     facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre", "in_view")
 
     def __init__(
-        self, size: int = 128, split: captions.Split = "train", recolour: bool = True, palette: int = 0
+        self,
+        size: int = 128,
+        split: captions.Split = "train",
+        recolour: bool = True,
+        palette: int = 0,
+        worn: bool = False,
     ) -> None:
-        """palette: another number shows the same drives in other colours, so that a change of colours can be taught."""
+        """palette: another number shows the same drives in other colours, so that a change of colours can be taught.
+
+        worn: show the same drives along a worn road (car_wear.py), so that mending it can be.
+        """
         cv2.setNumThreads(1)
         self.height = self.width = size
         self._split = split
         self._recolour = recolour
-        self._palette = palette
+        self._palette, self._worn = palette, worn
+        self._wear: Wear | None = None
         self._env = _Physics(lap_complete_percent=2.0)
         self._canvas = np.empty((size * SUPERSAMPLE, size * SUPERSAMPLE, 3), np.uint8)
         self._scale = size * SUPERSAMPLE / VIEW_UNITS
@@ -100,6 +111,8 @@ class CarRacing:
         self._rng = np.random.default_rng([seed, self._split == "test"])
         self._env.reset(seed=int(self._rng.integers(2**31)))
         self._read_track()
+        if self._worn:
+            self._wear_out(Wear(np.random.default_rng([seed, 1]), len(self.track)))
         at, way = int(self._rng.integers(len(self.track))), int(self._rng.choice([-1, 1]))
         speed = 0.0 if self._rng.random() < 1 / 3 else float(self._rng.uniform(4, 32))
         self.place(at, way, speed, offset=float(self._rng.uniform(-3, 3)), turned=float(self._rng.normal(0, 0.08)))
@@ -246,6 +259,11 @@ class CarRacing:
         self._curbs = np.array([poly for poly, _ in curbs]).reshape(-1, 4, 2)
         self._curb_colours = [colour for _, colour in curbs]
 
+    def _wear_out(self, wear: Wear) -> None:
+        self._wear, there = wear, wear.curbs(self._curbs, self._tiles)
+        self._curbs, self._curb_colours = self._curbs[there], list(itertools.compress(self._curb_colours, there))
+        self._tiles = wear.tiles(self._tiles)
+
     # -- the picture ------------------------------------------------------------------------------------------------
 
     def look(self) -> Frame:
@@ -254,14 +272,24 @@ class CarRacing:
         hull = self._env.car.hull
         position, yaw = np.array(hull.position), hull.angle
         cv2.rectangle(self._canvas, (0, 0), (size, size), self._grass, -1)
-        self._fill(self._on_canvas(_patches_near(position), position, yaw), self._patch)
+        patches = _patches_near(position)
+        if self._wear:
+            patches = self._wear.patches(patches)
+        self._fill(self._on_canvas(patches, position, yaw), self._patch)
         near = self._near(self._curbs, position)
         for poly, index in zip(self._on_canvas(self._curbs[near], position, yaw), near, strict=True):
             cv2.fillConvexPoly(self._canvas, poly, self._curb_colours[index], cv2.LINE_8, _SUBPIXEL_BITS)
         near = self._near(self._tiles, position)
         tiles = self._on_canvas(self._tiles[near], position, yaw)
-        for shade in range(3):
-            self._fill(tiles[near % 3 == shade], captions.shaded(self._road, _STRIPE * (shade - 1)))
+        if self._wear:
+            for poly, index in zip(tiles, near, strict=True):
+                if self._wear.gone[index]:
+                    continue
+                red, green, blue = np.clip(self._wear.stain[index] + self._road, 0, 255).astype(int).tolist()
+                self._fill(poly[None], captions.shaded((red, green, blue), _STRIPE * (index % 3 - 1)))
+        else:
+            for shade in range(3):
+                self._fill(tiles[near % 3 == shade], captions.shaded(self._road, _STRIPE * (shade - 1)))
         for wheel in self._env.car.wheels:
             self._fill(self._on_canvas(_wheel_corners(wheel), position, yaw)[None], car_dynamics.WHEEL_COLOR)
         self._fill(self._hull, _HULL_COLOUR)
