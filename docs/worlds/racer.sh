@@ -15,5 +15,6 @@ $train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 50 --batch 24
   --set generator.depth=4 --set generator.action_history=96 --resume
 $train world --data "$dir/data-racer" --out "$dir/racer" --minutes 360 --batch 4 \
   --recoloured "$dir/data-racer-recoloured" --worn "$dir/data-racer-worn" --resume
+worldloop train heads --data "$dir/data-racer" --out "$dir/racer" --minutes 4 --resume
 worldloop export "$dir/racer" --card "$here/racer.toml" --sigmas "1 0.3" --out "$dir/racer.world"
 worldloop eval "$dir/racer.world" --ticks 2000 --rollouts 16 --report "$dir/racer-report"
