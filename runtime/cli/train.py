@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,11 +164,15 @@ def prompt(
     if init is not None:
         from worldmodel.prompt.teach import teach
 
-        _report(out, teach(init, out, minutes, seed), as_json)
+        _report(out, teach(init, out, minutes, seed, _tell), as_json)
         return
     from worldmodel.prompt.train import train as train_prompt
 
-    _report(out, train_prompt(out, minutes, seed), as_json)
+    _report(out, train_prompt(out, minutes, seed, _tell), as_json)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _report(out: Path, figures: dict[str, Any], as_json: bool) -> None:
