@@ -94,14 +94,25 @@ def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recordi
 
 
 def test_recoloured_drives_give_the_target_and_the_prompt_of_a_clip_but_not_its_history(run, recording):
+    """The history is in the old colours, as at a prompt switch, or in ones that drifted part of the way to them."""
     spec = read_plan(run)
     latents, _ = prepare(spec, recording, run, Team.join())
     twin = replace(latents, latents=-latents.latents, prompts=latents.prompts + 1)
     assert latents.same_drives(twin) and not latents.same_drives(replace(twin, actions=1 - twin.actions))
-    drawn = latents.clips(spec, latents.starts(19)[:4], 20, torch.Generator().manual_seed(0), recoloured=twin)
-    assert torch.equal(drawn.target, -drawn.clip.clean) and drawn.renamed.all()
-    assert (drawn.clip.fresh == 1).all() and (drawn.clip.clean_fresh == 1).all()
+    starts = latents.starts(19)[:30]  # of one scene each
+    drawn = latents.clips(spec, starts, 20, torch.Generator().manual_seed(0), recoloured=twin)
+    assert drawn.renamed.all() and torch.equal(drawn.clip.fresh, drawn.clip.clean_fresh)
     assert (drawn.clip.prompt == drawn.clip.clean_prompt).all() and drawn.clip.prompt.min() > latents.prompts.min()
+    # The twin being the negative, each history is a multiple of its target: -1 in the old colours, 1 in the new ones.
+    history, target = drawn.clip.clean.flatten(2), drawn.target.flatten(2)
+    kept = (history * target).sum(2) / target.square().sum(2)
+    switched = drawn.clip.fresh.amin(1) == 1
+    assert 8 < switched.sum() < 28 and (drawn.clip.fresh.amax(1)[~switched] == 0).all()
+    torch.testing.assert_close(kept[switched], torch.full_like(kept[switched], -1))
+    drifted, sinks = kept[~switched][:, 1:], kept[~switched][:, 0]
+    assert (drifted > -0.01).all() and (drifted < 1).any() and torch.allclose(drifted, drifted[:, :1])
+    torch.testing.assert_close(sinks.abs(), torch.ones_like(sinks))
+    assert (sinks > 0).any() and (sinks < 0).any(), "long after a switch the sink still shows the old colours"
 
 
 def test_later_turns_on_a_clip_have_own_errors_as_history_but_a_recorded_sink_and_beginning(run, recording):
