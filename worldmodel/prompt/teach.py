@@ -8,21 +8,19 @@ the taught one: where a colour lies is read off the names it knew, and that is w
 from __future__ import annotations
 
 import copy
-import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.errors import CheckpointError
 from worldmodel.prompt.encoder import DIM, TOKENIZER, PromptEncoder, load_tokenizer, tokenise
 from worldmodel.prompt.grammar import Example, Grammar, Lab, all_colours, known_colours
-from worldmodel.prompt.train import BATCH, EMA, GRASS, ROAD, encode_noisily
+from worldmodel.prompt.train import BATCH, GRASS, ROAD, encode_noisily, learn
 from worldmodel.train.envs import captions
 
 RATE = 1e-3
@@ -67,30 +65,19 @@ def teach(
     encoder = copy.deepcopy(before).train()
     average = copy.deepcopy(encoder)
     optimizer = torch.optim.AdamW(encoder.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
-    step, loss, began = 0, torch.zeros(()), time.monotonic()
-    while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def losses() -> dict[str, Tensor]:
         examples = [grammar.draw(rng) for _ in range(BATCH)]
         ids, mask = tokenise(tokenizer, [example.texts[side] for side in (0, 1) for example in examples])
         wanted = led_to(places, before.encode_ids(ids, mask), examples)
-        loss = F.mse_loss(encode_noisily(encoder, rows, as_it_is, ids, mask), wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            keep = min(EMA, (step + 1) / (step + 10))
-            for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-        step += 1
-        if step % 100 == 0:
-            progress(f"step {step}, {100 * done:.0f} %, loss {loss.item():.4f}")
+        return {"loss": F.mse_loss(encode_noisily(encoder, rows, as_it_is, ids, mask), wanted)}
+
+    last = learn(optimizer, [*average.parameters()], [*encoder.parameters()], RATE, minutes, losses, progress)
     out.mkdir(parents=True, exist_ok=True)
     average.save(out / "encoder.safetensors")
     if out.resolve() != TOKENIZER.parent.resolve():
         shutil.copyfile(TOKENIZER, out / "tokenizer.json")
-    return {"step": step, "seconds": round(time.monotonic() - began, 1), "loss": round(loss.item(), 4)}
+    return last
 
 
 def led_to(places: Places, told: Tensor, examples: list[Example]) -> Tensor:

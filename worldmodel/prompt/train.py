@@ -80,11 +80,8 @@ def train(
         [{"params": trained.parameters(), "weight_decay": 0.05}, {"params": [projection], "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    step, losses = 0, {}
-    learning_began = time.monotonic()
-    while (done := (time.monotonic() - learning_began) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def losses() -> dict[str, Tensor]:
         examples = [grammar.draw(rng) for _ in range(BATCH)]
         ids, mask = tokenise(tokenizer, [example.texts[side] for side in (0, 1) for example in examples])
         picked = torch.from_numpy(rng.integers(GIST_POOL, size=GISTS))
@@ -93,28 +90,50 @@ def train(
         parts = measure(readout, prompt[: 2 * BATCH], examples)
         told = readout.gist(prompt[2 * BATCH :, SCENE:].flatten(1))
         parts["gist"] = 1 - F.cosine_similarity(told, gists[picked]).mean()
-        loss = sum(parts.values(), torch.zeros(()))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_([*trained.parameters(), projection], 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            keep = min(EMA, (step + 1) / (step + 10))
-            for slow, fast in zip(average.parameters(), trained.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-            average_projection.lerp_(projection, 1 - keep)
-        step += 1
-        losses = {name: round(part.item(), 4) for name, part in parts.items()}
-        if step % 100 == 0:
-            progress(f"step {step}, {100 * done:.0f} %, {losses}")
+        return parts
 
+    averages = [*average.parameters(), average_projection]
+    last = learn(optimizer, averages, [*trained.parameters(), projection], RATE, minutes, losses, progress)
     out.mkdir(parents=True, exist_ok=True)
     table = rows @ average_projection
     trained.load_state_dict(average.state_dict())
     encoder.table.copy_((127 * table / table.abs().amax(1, keepdim=True).clamp(min=1e-6)).round().to(torch.int8))
     encoder.save(out / "encoder.safetensors")
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    return {"step": step, "seconds": round(time.monotonic() - began, 1), **losses}
+    return {**last, "seconds": round(time.monotonic() - began, 1)}
+
+
+def learn(
+    optimizer: torch.optim.Optimizer,
+    averages: list[Tensor],
+    parameters: list[nn.Parameter],
+    rate: float,
+    minutes: float,
+    losses: Callable[[], dict[str, Tensor]],
+    progress: Callable[[str], None],
+) -> dict[str, float]:
+    """Follow the sum of the losses for `minutes`, at a rate that falls to nothing; `averages` follow the parameters.
+
+    Returns the number of steps and the last losses.
+    """
+    step, last, began = 0, {}, time.monotonic()
+    while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        parts = losses()
+        optimizer.zero_grad()
+        sum(parts.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            keep = min(EMA, (step + 1) / (step + 10))
+            for slow, fast in zip(averages, parameters, strict=True):
+                slow.lerp_(fast, 1 - keep)
+        step += 1
+        last = {name: round(part.item(), 4) for name, part in parts.items()}
+        if step % 100 == 0:
+            progress(f"step {step}, {100 * done:.0f} %, {last}")
+    return {"step": step, **last}
 
 
 def encode_noisily(encoder: PromptEncoder, rows: Tensor, projection: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

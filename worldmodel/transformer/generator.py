@@ -93,7 +93,9 @@ class Generator(nn.Module):
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
-        self.register_buffer("astray", ASTRAY * torch.randn(sizes.dim, generator=fixed()), persistent=False)
+        self.register_buffer(
+            "astray", ASTRAY * torch.randn(sizes.dim, generator=torch.Generator().manual_seed(0)), persistent=False
+        )
         for quiet in (self.adaln, self.head_modulation, self.head, self.keep, self.carry):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
@@ -167,11 +169,6 @@ class Generator(nn.Module):
         of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
         clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
         return clean
-
-
-def fixed() -> torch.Generator:
-    """For numbers that are drawn but belong to the architecture."""
-    return torch.Generator().manual_seed(0)
 
 
 def first_noise(noise: Tensor) -> Tensor:
