@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from worldmodel.train.frames import as_input
 
+AT_A_TIME = 16  # pairs: each takes 100 MB while it is compared, at 160 x 120
+
 
 def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Structural similarity of each pair, uint8 [n, height, width, 3] both: float64 [n], 1 for equal frames.
@@ -17,7 +19,11 @@ def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
     from torchmetrics.functional.image import structural_similarity_index_measure  # imports slowly
 
     # In float32 equal flat pictures come out as 0.9997: variances are differences of large numbers.
-    shown, true = (as_input(torch.from_numpy(np.ascontiguousarray(frames))).double() for frames in (made, real))
-    found = structural_similarity_index_measure(shown, true, data_range=1.0, reduction="none")
-    assert isinstance(found, torch.Tensor)
-    return found.double().numpy()
+    scores = []
+    for at in range(0, len(real), AT_A_TIME):
+        part = (np.ascontiguousarray(frames[at : at + AT_A_TIME]) for frames in (made, real))
+        shown, true = (as_input(torch.from_numpy(frames)).double() for frames in part)
+        found = structural_similarity_index_measure(shown, true, data_range=1.0, reduction="none")
+        assert isinstance(found, torch.Tensor)
+        scores.append(found.reshape(-1).numpy())
+    return np.concatenate(scores)
