@@ -5,24 +5,27 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
-from worldmodel.train.codec import load_codec, train_codec
+from worldmodel.train.codec import displaced, load_codec, train_codec
 from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.distil.train import train_distil
 from worldmodel.train.latents import SOON, LatentSet, out_of_view
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.run import load_weights
 from worldmodel.train.team import Team
-from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, prepare, train_world
+from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
 from worldmodel.transformer.clip import clip_layer
+from worldmodel.transformer.generator import unpatchify
 
 SMALL = [
     "codec.encoder_width=8", "codec.encoder_blocks=1", "codec.decoder_widths=(8,8)", "codec.decoder_blocks=(1,1)",
@@ -151,6 +154,43 @@ def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recordin
     better = load_codec(read_plan(run), run)
     assert torch.equal(better.encode(pictures), latent)
     assert not torch.equal(better.decode(latent), World(read_plan(run)).codec.decode(latent))
+
+
+def test_displaced_latents_are_those_of_the_displaced_picture():
+    torch.manual_seed(0)
+    codec = World(plan_of(height=120, width=160)).codec  # 120 rows of pixels in 128 rows of cells
+    ramp = torch.linspace(0, 1, 160).expand(120, 160) + torch.linspace(0, 2, 120)[:, None]
+    pictures = ramp.expand(32, 3, -1, -1)
+    moved, latents, seen = displaced(codec, pictures, F.avg_pool2d(codec.padded(pictures), 8), (2, 3))
+    whole = F.avg_pool2d(seen.float().expand(-1, 3, -1, -1), 8) == 1
+    inner = -F.max_pool2d(-whole.float(), 3, stride=1, padding=1) > 0  # cells whose neighbours are known, too
+    assert inner.sum() > 0.3 * inner.numel()
+    assert (moved - pictures).abs()[inner.repeat_interleave(8, 2).repeat_interleave(8, 3)].mean() > 0.05
+    assert torch.allclose(F.avg_pool2d(moved, 8)[inner], latents[:, :, :15][inner], atol=1e-3)
+
+
+def plan_of(height: int, width: int) -> WorldSpec:
+    return WorldSpec("plain", height, width, 10, ("go",), {}, "none")
+
+
+def test_a_world_that_moves_goes_on_from_one_that_does_not(run, recording):
+    spec = read_plan(run)
+    before, moving = World(spec), World(replace(spec, generator=replace(spec.generator, reach=(1, 2))))
+    load_weights(before.generator, run / "world.safetensors")
+    load_weights(moving.generator, run / "world.safetensors", partial(fitted, moving))
+    channels = spec.codec.channels
+    hidden = torch.randn(1, 3, spec.tokens, spec.generator.dim)
+    frame = torch.randn(1, 3, spec.tokens, channels * spec.generator.patch**2)
+    carry = torch.ones(1, 3, 1, frame.shape[-1])
+    plain, found = (world.generator.made(hidden, carry, frame, frame) for world in (before, moving))
+    assert (plain - found).square().mean() < 0.01 * plain.square().mean()
+
+    moved = moving.generator.moved
+    moved.whence.bias.data.view(3, 5, -1)[1, 3] = 100  # every cell shows what its right neighbour showed
+    picture = unpatchify(frame, spec.generator.patch, moved.grid)
+    assert torch.allclose(
+        unpatchify(moved(hidden, frame), spec.generator.patch, moved.grid)[..., :-1], picture[..., 1:], atol=1e-4
+    )
 
 
 def test_weights_of_another_size_are_refused_by_name(run):

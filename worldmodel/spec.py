@@ -41,14 +41,22 @@ class GeneratorSpec:
     patch: int = 2  # latent cells per token side
     mlp_ratio: int = 4
     action_history: int = 4  # ticks of actions that a frame is told of, its own included
+    reach: tuple[int, int] = (0, 0)  # latent cells, down and across, by which things may move from frame to frame
 
     def __post_init__(self) -> None:
+        if len(self.reach) != 2 or min(self.reach) < 0:
+            raise SpecError(f"generator.reach must be two numbers of cells, 0 or more: got {self.reach}")
         if self.dim % self.heads or self.head_dim % 16:
             raise SpecError(f"generator.dim must be heads × a multiple of 16: got {self.dim} and {self.heads} heads")
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    @property
+    def moves(self) -> bool:
+        """Whether a frame may take from other places of the frame before."""
+        return any(self.reach)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class WorldSpec:
         raw: dict[str, Any] = json.loads(text)
         try:
             raw["codec"] = CodecSpec(**{k: _tuples(v) for k, v in raw["codec"].items()})
-            raw["generator"] = GeneratorSpec(**raw["generator"])
+            raw["generator"] = GeneratorSpec(**{k: _tuples(v) for k, v in raw["generator"].items()})
             raw["schedule"] = ScheduleTable(_tuples(raw["schedule"]["sigmas"]))
             raw["actions"] = tuple(raw["actions"])
             raw["mirror"] = _tuples(raw["mirror"])

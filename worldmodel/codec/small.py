@@ -71,9 +71,12 @@ class Codec(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """pictures: [batch, 3, height, width] in 0…1. Returns [batch, channels, rows, columns]."""
-        pictures = F.pad(pictures, (0, 0, 0, -self.height % self.side), mode="replicate")
-        latent = self.encoder(2 * pictures - 1)
+        latent = self.encoder(2 * self.padded(pictures) - 1)
         return latent * torch.rsqrt(latent.square().mean(1, keepdim=True) + 1e-6)
+
+    def padded(self, pictures: Tensor) -> Tensor:
+        """As many rows of pixels as the latent has cells for; the last row stands in for what is below."""
+        return F.pad(pictures, (0, 0, 0, -self.height % self.side), mode="replicate")
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent: [batch, channels, rows, columns]. Returns pictures [batch, 3, height, width], about 0…1."""

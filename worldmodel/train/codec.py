@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.codec.small import Codec, to_picture
@@ -18,6 +19,7 @@ from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 
 LATENT_NOISE = 0.1  # decoder sees latents with up to this much noise: generated ones are never exact
+CLOSER, ZOOM = 0.4, 0.15  # share of displaced pictures that come closer or recede, and by how much at most
 HOLD = 0.2  # share of the time at full rate: nearly all of the gain comes while the rate falls
 
 
@@ -49,13 +51,17 @@ def train_codec(
         codec.encoder.requires_grad_(False)
     run = Run(out, name, codec, optimisers(trained), Budget(minutes, hold=HOLD), team, resume=resume)
 
-    def step(_: int) -> dict[str, Tensor]:
+    def step(number: int) -> dict[str, Tensor]:
         chosen = pictures[torch.randint(len(pictures), (batch,), device=pictures.device)]
         target = as_input(chosen)
         with torch.autocast(team.device.type, torch.bfloat16):
             latent = codec.encode(target)
             noise = torch.rand(batch, 1, 1, 1, device=latent.device) * LATENT_NOISE
-            made = codec.decode(latent + noise * torch.randn_like(latent))
+            if spec.generator.moves and number % 2:
+                target, latent, seen = displaced(codec, target, latent.float(), spec.generator.reach)
+                made = codec.decode(latent + noise * torch.randn_like(latent)) * seen
+            else:
+                made = codec.decode(latent + noise * torch.randn_like(latent))
         loss, squared = reconstruction_loss(made.float(), target)
         loss.backward()
         return {"loss": loss.detach(), "psnr": -10 * squared.detach().log10()}
@@ -68,6 +74,32 @@ def train_codec(
         return {"held_out_psnr": float(psnr(real, shown))}
 
     return run.loop(step, show)
+
+
+def displaced(
+    codec: Codec, pictures: Tensor, latents: Tensor, reach: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures and their latents, both moved by up to `reach` cells down and across and some of them scaled, and where
+    of such a picture something is known, 1 or 0; pictures are 0 elsewhere.
+
+    A generator that moves latents needs some that can be moved: decoded, they shall be the moved picture (EQ-VAE,
+    arXiv:2502.09509).
+    """
+    batch, device = len(pictures), pictures.device
+    height, (rows, columns) = pictures.shape[2], latents.shape[2:]
+    whole = codec.padded(pictures)
+    shift = (2 * torch.rand(2, batch, device=device) - 1) * torch.tensor(reach, device=device).unsqueeze(1)
+    zoom = torch.where(torch.rand(batch, device=device) < CLOSER, (2 * torch.rand(batch, device=device) - 1) * ZOOM, 0)
+    turned = torch.zeros(batch, 2, 3, device=device)
+    turned[:, 0, 0] = turned[:, 1, 1] = 1 + zoom
+    turned[:, 0, 2], turned[:, 1, 2] = 2 * shift[1] / columns, 2 * shift[0] / rows  # in half pictures
+
+    def moved(x: Tensor) -> Tensor:
+        return F.grid_sample(x, F.affine_grid(turned, list(x.shape), align_corners=False), align_corners=False)
+
+    there = F.pad(torch.ones_like(pictures[:, :1]), (0, 0, 0, whole.shape[2] - height))
+    seen = (moved(there) > 0.999)[:, :, :height]
+    return moved(whole)[:, :, :height] * seen, moved(latents), seen
 
 
 def reconstruction_loss(made: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

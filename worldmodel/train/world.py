@@ -77,7 +77,7 @@ def train_world(
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
-    init: weights to begin from instead of random ones; may be those of a world that knew no camera.
+    init: weights to begin from instead of random ones; may be those of a world that knew no camera, or moved nothing.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     worn: one of the same drives as a world wears them out (`record --worn`), to learn to mend its own pictures.
     """
@@ -89,7 +89,7 @@ def train_world(
         if other and not latents.same_drives(other):
             raise DatasetError(f"{path} does not show the drives of {data}: record both with the same --seed")
     if init is not None:
-        load_weights(world.generator, init, partial(widened, spec))
+        load_weights(world.generator, init, partial(fitted, world))
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts, damaged_starts = (other.starts(CLIP_FRAMES - 1) if other else starts for other in (twins, damaged))
     found = latents.found(CLIP_FRAMES - 1)
@@ -240,6 +240,12 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     world = World(spec)
     world.codec = codec
     return latents, world.to(team.device)
+
+
+def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of another generator for this world's: what that one had not is as new, and at first weighs nothing."""
+    new = {name: value for name, value in world.generator.state_dict().items() if name.startswith("moved.")}
+    return new | widened(world.spec, weights)
 
 
 def slope(like: Tensor) -> Tensor:

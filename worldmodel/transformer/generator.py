@@ -22,6 +22,7 @@ FRESH = 16  # ticks after a prompt switch in which the picture turns towards the
 HEARD = 0.25  # how much of a prompt a new generator hears after that: what is shown says more than words
 ASTRAY = 0.5  # size of the numbers, drawn once and for all, that tell of a future that is not to be
 RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
+STAYS = 7.0  # how much surer a new generator is that what a cell shows was there before than elsewhere in reach
 
 
 class Block(nn.Module):
@@ -75,7 +76,7 @@ class Generator(nn.Module):
         super().__init__()
         sizes = spec.generator
         channels, rows, columns = spec.latent_shape
-        self.patch, self.grid = sizes.patch, (rows // sizes.patch, columns // sizes.patch)
+        self.sizes, self.patch, self.grid = sizes, sizes.patch, (rows // sizes.patch, columns // sizes.patch)
         token_in = channels * sizes.patch**2
         self.embed = nn.Linear((1 + RECENT) * token_in, sizes.dim)
         self.place = nn.Parameter(torch.randn(spec.tokens, sizes.dim) * 0.02)
@@ -90,6 +91,8 @@ class Generator(nn.Module):
         self.carry = nn.Linear(sizes.dim, token_in)
         self.head = nn.Linear(sizes.dim, token_in)
         self.keep = nn.Linear(sizes.dim, 2 * token_in)
+        if sizes.moves:
+            self.moved = Moved(spec)
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
@@ -154,7 +157,8 @@ class Generator(nn.Module):
         """The predicted clean latents [batch, frames, channels, rows, columns] from the last block's tokens.
 
         What is learned is the change since the frame before; how much of that frame, and of the noisy one, is kept at
-        each place is learned too: what stays the same need not pass through the blocks.
+        each place is learned too, and where in that frame it was: what stays the same, or only moves, need not pass
+        through the blocks.
         """
         shift, scale = self.head_modulation(condition).unsqueeze(-2).chunk(2, dim=-1)
         hidden = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
@@ -167,8 +171,48 @@ class Generator(nn.Module):
     def made(self, hidden: Tensor, carry: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
         """The clean frame as tokens, from those of the frame before it and of the noisy one, dimmed by its noise."""
         of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
+        if self.sizes.moves:
+            previous = self.moved(hidden, previous)
         clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
         return clean
+
+
+class Moved(nn.Module):
+    """The frame before as it is seen now: every cell a mean of those within `reach`, weighed by what the network knows.
+
+    (Dynamic neural advection, Finn et al., arXiv:1605.07157, in latents.) Where the camera turns or walks, most of a
+    picture is the one before somewhere else; to blocks alone that is a hard thing to learn, as every place has to be
+    copied from another one through all of them.
+    """
+
+    def __init__(self, spec: WorldSpec) -> None:
+        super().__init__()
+        sizes = spec.generator
+        _, rows, columns = spec.latent_shape
+        self.patch, self.grid, self.reach = sizes.patch, (rows // sizes.patch, columns // sizes.patch), sizes.reach
+        down, across = self.reach
+        self.places = (2 * down + 1) * (2 * across + 1)
+        self.whence = nn.Linear(sizes.dim, self.places * sizes.patch**2)
+        nn.init.zeros_(self.whence.weight)
+        with torch.no_grad():
+            self.whence.bias.zero_().view(self.places, -1)[self.places // 2] = STAYS
+
+    def forward(self, hidden: Tensor, previous: Tensor) -> Tensor:
+        """hidden: [..., tokens, dim]. previous: [..., tokens, width]. Returns the latter's shape."""
+        lead, (down, across) = previous.shape[:-2], self.reach
+        weights = unpatchify(self._in_rows(self.whence(hidden)), self.patch, self.grid).softmax(2)
+        cells = unpatchify(self._in_rows(previous), self.patch, self.grid)
+        rows, columns = cells.shape[-2:]
+        padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, cells.shape[:2])
+        corners = [(row, column) for row in range(2 * down + 1) for column in range(2 * across + 1)]
+        around = torch.stack([padded[..., y : y + rows, x : x + columns] for y, x in corners], 2)
+        found = patchify((weights.unsqueeze(3) * around).sum(2), self.patch)
+        return found.reshape(*lead, *found.shape[-2:])
+
+    @staticmethod
+    def _in_rows(tokens: Tensor) -> Tensor:
+        """[batch, frames, tokens, width], as patchify and unpatchify have it; at play there is no batch axis."""
+        return tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
 
 
 def first_noise(noise: Tensor) -> Tensor:
