@@ -1,7 +1,8 @@
 """The block of an imported Wan world as an ONNX graph: all passes of a steady tick, the commit, the decoder.
 
-Inputs `state.NAME`… and `noise`; outputs `next.NAME`… of what changes; the pictures are `next.queue`. One player. What
-the schedule and the cache decide is the same in every tick once the cache is full, so the graph holds it as constants.
+Inputs `state.NAME`… and `noise`; outputs `next.NAME`… of what changes; the pictures are `next.queue`. Axis 0 of
+everything is the number of players, left open. What the schedule and the cache decide is the same in every tick once
+the cache is full, so the graph holds it as constants; players may differ in all else, in the length of their games too.
 
     write_block(world, state, folder)    # block.onnx, and its weights beside it in a file of any size
 """
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from export.quantize import PREFIX, outside, safetensors_header
-from worldmodel.cache import attention, base
+from worldmodel.cache import attention, base, sink_window
 from worldmodel.cache.sink_window import SinkWindow
 from worldmodel.errors import SpecError
 from worldmodel.families import wan_transformer
@@ -29,6 +30,7 @@ from worldmodel.families.wan_world import WanWorld
 from worldmodel.schedule import sampler
 
 OPSET = 20  # the newest that this exporter writes
+PLAYERS = "players"  # the open axis, as that of native worlds' graphs is called
 GRAPH, WEIGHTS = "block.onnx", "block.safetensors"  # one protobuf holds 2 GB; a file of weights has no such limit
 TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
@@ -52,7 +54,7 @@ class BlockGraph(nn.Module):
 
 def block(world: WanWorld, state: State, noise: Tensor) -> State:
     """The state after the next block; its pictures are in `queue`."""
-    return world._make(state, noise.new_zeros(1, world.about.action_dim), noise)
+    return world._make(state, noise.new_zeros(len(noise), world.about.action_dim), noise)
 
 
 @torch.no_grad()
@@ -115,7 +117,7 @@ def weights_of(world: WanWorld, model: onnx.ModelProto) -> State:
 
 @torch.no_grad()
 def trace_block(world: WanWorld, state: State) -> onnx.ModelProto:
-    """The graph, its weights among its inputs."""
+    """The graph, its weights among its inputs. One player is traced, whose state is large, and any number may play."""
     about = world.about
     if about.buttons or world.spec.guidance is not None or not isinstance(world.spec.cache, SinkWindow):
         raise SpecError(
@@ -128,22 +130,23 @@ def trace_block(world: WanWorld, state: State) -> onnx.ModelProto:
     names = list(state)
     changed = {name: after[name].shape for name in names if after[name] is not state[name]}
     del after  # as large as the cache; tracing makes more of them
+    inputs, outputs = ["noise", *(f"state.{name}" for name in names)], [f"next.{name}" for name in changed]
     file: Any = io.BytesIO()  # torch writes to open files as well, without saying so
     with exportable(world), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes and decisions become constants: that is what the graph is for
         torch.onnx.export(
             BlockGraph(world, names, list(changed)).eval(), (noise, *state.values()), file, dynamo=False,
             opset_version=OPSET, export_params=False, do_constant_folding=False,  # which makes new weights of old ones
-            input_names=["noise", *(f"state.{name}" for name in names)],
-            output_names=[f"next.{name}" for name in changed],
+            input_names=inputs, output_names=outputs,
+            dynamic_axes={name: {0: PLAYERS} for name in (*inputs, *outputs)},
         )  # fmt: skip
     model = onnx.load_model_from_string(file.getvalue())
     tidy(model)
     for value in model.graph.output:
         shape = changed[value.name.removeprefix("next.")]
-        value.type.tensor_type.shape.CopyFrom(
-            onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape])
-        )
+        sizes = [onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape[1:]]
+        players = onnx.TensorShapeProto.Dimension(dim_param=PLAYERS)
+        value.type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto(dim=[players, *sizes]))
     return model
 
 
@@ -182,33 +185,54 @@ def exportable(world: WanWorld) -> Iterator[None]:
         turned = torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
         return torch.cat([turned.type_as(x), x[..., turning:]], -1) if turning < x.shape[-1] else turned.type_as(x)
 
+    def reshape(x: Tensor, sizes: list[int]) -> Tensor:
+        """With plain sizes, from which the first axis follows: that of the players, or of them with what comes next.
+        A tensor of no frames does not tell, and silent ones leave such behind; nothing reads them."""
+        return x.reshape(-1 if math.prod(sizes) else sizes[0], *sizes[1:])
+
+    def flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
+        shape, first, last = [int(size) for size in x.shape], start % x.dim(), end % x.dim()
+        return reshape(x, [*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]])
+
     def unflatten(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
-        """With plain sizes: in ONNX -1 has no meaning for a tensor of no frames, and silent ones leave such behind."""
         shape, at = [int(size) for size in x.shape], axis % x.dim()
         known = math.prod(int(size) for size in sizes if size != -1)
         whole = [shape[at] // known if size == -1 else int(size) for size in sizes]
-        return x.reshape(*shape[:at], *whole, *shape[at + 1 :])
+        return reshape(x, [*shape[:at], *whole, *shape[at + 1 :]])
 
     def addcmul(x: Tensor, a: Tensor, b: Tensor, value: float = 1) -> Tensor:
         """The exporter's own multiplies by a float32 one, which narrow graphs do not take."""
         return x + a * b * value if value != 1 else x + a * b
 
+    def places(store: Tensor, slots: Tensor) -> Tensor:
+        """The slots [players, n] of every layer, counted through the whole store: [players · layers · n]."""
+        layers, count = (torch.arange(int(size), device=store.device) for size in store.shape[1:3])
+        players = torch.arange(slots.shape[0], device=store.device)
+        row = players[:, None, None] * len(layers) + layers[:, None]
+        return (row * len(count) + slots[:, None]).flatten()
+
+    def take(store: Tensor, slots: Tensor) -> Tensor:
+        layers, count = int(store.shape[1]), int(slots.shape[1])
+        return store.flatten(0, 2).index_select(0, places(store, slots)).unflatten(0, (-1, layers, count))
+
     def write(
         store: Tensor, slots: Tensor, value: Tensor, live: Tensor | None = None, in_place: bool = False
     ) -> Tensor:
-        """Of one player. What is written into a view goes to what it is a view of: the exporter loses it otherwise."""
+        """Into a new store, always: the exporter loses what is written into a view."""
         assert live is None, "a steady tick writes whole blocks"
-        out, value = store if in_place else store.clone(), value.to(store.dtype)
-        if out._base is None:
-            return out.index_copy_(2, slots[0], value)
-        return out._base.index_copy_(1, slots[0], value[:, 0])  # of latents, which have no layers
+        rows = value.flatten(0, 2).to(store.dtype)
+        written = store.flatten(0, 2).index_put((places(store, slots),), rows)
+        return written.unflatten(0, (-1, *(int(size) for size in store.shape[1:3])))
 
     remembered = world.transformer._places, world.transformer._turns
     world.transformer._places, world.transformer._turns = {}, {}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(exchanged(Tensor, "flatten", flatten))
         stack.enter_context(exchanged(Tensor, "unflatten", unflatten))
         stack.enter_context(exchanged(torch, "addcmul", addcmul))
-        for writer in (base, sampler):
+        stack.enter_context(exchanged(base, "_take", take))
+        stack.enter_context(exchanged(world.stream, "in_place", True))  # no copies to write into, as nothing is
+        for writer in (sink_window, sampler):
             stack.enter_context(exchanged(writer, "write", write))
         for module in (attention, wan_transformer):
             stack.enter_context(exchanged(module, "rotate", rotate))

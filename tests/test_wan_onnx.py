@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from export.narrow import narrow
 from export.tensorrt import About, build
 from export.wan_onnx import block, export_block, steady_state, write_block
 from runtime.cli import main
-from worldmodel.cache.sink_window import SinkWindow
+from worldmodel.cache.sink_window import RelativeSinkWindow, SinkWindow
 from worldmodel.codec.taehv import TaehvSpec
+from worldmodel.codec.wan_vae import WanVaeSpec
 from worldmodel.errors import SpecError
 from worldmodel.families.wan_transformer import WanSpec, WanTransformer
 from worldmodel.families.wan_world import WanWorld, WanWorldSpec
@@ -34,21 +37,59 @@ SPEC = WanWorldSpec(
 @pytest.fixture(scope="module")
 def played() -> tuple[WanWorld, dict, onnx.ModelProto]:
     """The world, a state with a full cache, and the graph traced on it."""
-    torch.manual_seed(0)
-    world = WanWorld(SPEC).eval().requires_grad_(False)
-    for parameter in world.transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    world = random_world(SPEC)
     state = steady_state(world, torch.randn(1, 5, 8))
     return world, state, export_block(world, state)
 
 
-def run(model: onnx.ModelProto | Path, state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
+def random_world(spec: WanWorldSpec) -> WanWorld:
+    torch.manual_seed(0)
+    world = WanWorld(spec).eval().requires_grad_(False)
+    for parameter in world.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return world
+
+
+def opened(model: onnx.ModelProto | Path) -> Callable[[dict, torch.Tensor], dict[str, np.ndarray]]:
+    """The graph as a function from a state and noise to the next state."""
     graph = model if isinstance(model, Path) else model.SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    given = {"noise": noise.numpy(), **{f"state.{name}": np.asarray(part) for name, part in state.items()}}
     names = [value.name for value in session.get_outputs()]
-    made = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
-    return {**state, **{name.removeprefix("next."): part for name, part in zip(names, made, strict=True)}}
+
+    def play(state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
+        given = {"noise": noise.numpy(), **{f"state.{name}": np.asarray(part) for name, part in state.items()}}
+        made = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
+        return {**state, **{name.removeprefix("next."): part for name, part in zip(names, made, strict=True)}}
+
+    return play
+
+
+def run(model: onnx.ModelProto | Path, state: dict, noise: torch.Tensor) -> dict[str, np.ndarray]:
+    return opened(model)(state, noise)
+
+
+@torch.no_grad()
+def players_of(world: WanWorld, count: int) -> list[dict[str, torch.Tensor]]:
+    """Steady states of other prompts, each a block further than the one before: their rings stand at other places."""
+    players = []
+    for number in range(count):
+        state = steady_state(world, torch.randn(1, 5, 8))
+        for _ in range(number):
+            state = block(world, state, torch.randn(1, *world.about.noise_shape))
+        players.append(state)
+    assert len({int(state["cache.next"]) for state in players}) == count
+    return players
+
+
+def together(players: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([np.asarray(state[name]) for state in players]) for name in players[0]}
+
+
+def assert_close(found: dict, expected: dict, tolerance: float) -> None:
+    """Bytes may round to the next one."""
+    for name, part in expected.items():
+        error = np.abs(np.asarray(part).astype(float) - found[name]).max()
+        assert error <= (1 if np.asarray(part).dtype == np.uint8 else tolerance), name
 
 
 @torch.no_grad()
@@ -60,9 +101,41 @@ def test_blocks_of_the_graph_are_those_of_torch(played):
         torch.manual_seed(number)
         noise = torch.randn(1, *world.about.noise_shape)
         expected, found = block(world, expected, noise), run(model, found, noise)
-        for name, part in expected.items():
-            error = np.abs(part.double().numpy() - found[name]).max()
-            assert error <= (1 if part.dtype == torch.uint8 else 1e-3), (number, name)
+        assert_close(found, expected, 1e-3)
+
+
+@torch.no_grad()
+def test_three_players_of_a_graph_play_as_each_would_alone(played):
+    """With prompts, noise and lengths of the game of their own; and as in torch."""
+    world, _, model = played
+    play, players = opened(model), players_of(world, 3)
+    alone, group = players, together(players)
+    for _ in range(world.spec.cache.ring + 1):
+        noise = torch.randn(3, *world.about.noise_shape)
+        group = play(group, noise)
+        alone = [play(state, own) for state, own in zip(alone, noise.split(1), strict=True)]
+        players = [block(world, state, own) for state, own in zip(players, noise.split(1), strict=True)]
+        assert_close(group, together(alone), 1e-5)
+        assert_close(group, together(players), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "cache, codec",
+    [
+        (SinkWindow(window=3), None),
+        (RelativeSinkWindow(window=6, sink=2, chunk=2),
+         WanVaeSpec(dim=4, z_dim=4, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,), mean=(0.0,) * 4,
+                    std=(1.0,) * 4)),
+    ],
+)  # fmt: skip
+@torch.no_grad()
+def test_other_caches_and_codecs_play_several_players_too(cache, codec):
+    world = random_world(replace(SPEC, transformer=replace(SPEC.transformer, layers=1), cache=cache, codec=codec))
+    players = players_of(world, 2)
+    noise = torch.randn(2, *world.about.noise_shape)
+    found = run(export_block(world, players[0]), together(players), noise)
+    expected = [block(world, state, own) for state, own in zip(players, noise.split(1), strict=True)]
+    assert_close(found, together(expected), 1e-4)
 
 
 @torch.no_grad()
@@ -139,10 +212,10 @@ def test_what_is_steered_is_refused():
         export_block(WanWorld(spec), {})
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_an_engine_of_a_small_wan_is_built_without_a_gpu(played, precision):
+@pytest.mark.parametrize("precision, players", [("fp16", 1), ("bf16", 3)])
+def test_an_engine_of_a_small_wan_is_built_without_a_gpu(played, precision, players):
     """That it computes the same, only a machine with a GPU can tell."""
     package = pytest.importorskip("tensorrt_rtx")
-    engine = build(played[2], About("0" * 64, "block", precision, 1, "tensorrt-rtx", package.__version__))
-    assert engine.outputs["next.queue"] == "uint8 [1, 4, 32, 48, 3]" and "state.kv.self.k" in engine.inputs
+    engine = build(played[2], About("0" * 64, "block", precision, players, "tensorrt-rtx", package.__version__))
+    assert engine.outputs["next.queue"] == "uint8 [-1, 4, 32, 48, 3]" and "state.kv.self.k" in engine.inputs
     assert engine.types[{"fp16": "HALF", "bf16": "BF16"}[precision]] > 300 and len(engine.data) > 1 << 20

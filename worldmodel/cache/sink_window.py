@@ -48,7 +48,7 @@ class SinkWindow:
         following = state["cache.next"][:, None]  # [batch, 1]
         recent = self.ring - self.chunk  # frames that stay when the block being made has been given room
         ring = following - recent + count_up(recent, following)
-        kept = count_up(self.sink, following).expand(len(following), -1)
+        kept = count_up(self.sink, following).expand(following.shape[0], -1)  # len() would be a constant in a graph
         slots = torch.cat([kept, self.ring_slot(ring)], 1)
         held = state["cache.frame"].gather(1, slots)
         valid = torch.cat([kept < following, ring >= self.sink], 1)

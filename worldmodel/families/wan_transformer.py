@@ -186,10 +186,11 @@ class WanTransformer(nn.Module):
 
     def embed(self, latents: Tensor) -> Tensor:
         """[batch, F, channels, rows, columns] to tokens [batch, F, T, dim]."""
-        batch, frames, channels, rows, columns = _sizes(latents)
+        _, frames, channels, rows, columns = _sizes(latents)
         down, right = self.spec.patch
-        cells = latents.reshape(batch, frames, channels, rows // down, down, columns // right, right)
-        patches = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, frames, -1, channels * down * right)
+        cells = latents.reshape(-1, frames, channels, rows // down, down, columns // right, right)
+        tokens, numbers = rows * columns // (down * right), channels * down * right
+        patches = cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, frames, tokens, numbers)
         # The convolution does not overlap: as a matrix product it is several times faster on CPUs.
         return nnf.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
@@ -206,9 +207,9 @@ class WanTransformer(nn.Module):
         A token's numbers run row, column, channel.
         """
         rows, columns = size[0] // self.spec.patch[0], size[1] // self.spec.patch[1]
-        batch, frames = _sizes(values)[:2]
-        grid = values.reshape(batch, frames, rows, columns, *self.spec.patch, self.spec.out_channels)
-        return grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, self.spec.out_channels, *size)
+        frames = int(values.shape[1])
+        grid = values.reshape(-1, frames, rows, columns, *self.spec.patch, self.spec.out_channels)
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(-1, frames, self.spec.out_channels, *size)
 
     def embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps 0..1000 of any shape […] to [… , dim] and the six vectors of a block [… , 6, dim]."""
@@ -258,7 +259,7 @@ class WanTransformer(nn.Module):
         return self._turns[known]
 
     def _turned(self, positions: Tensor, size: tuple[int, int]) -> Turns:
-        batch, frames = _sizes(positions)
+        batch, frames = positions.shape[0], int(positions.shape[1])  # the batch as it is: graphs leave it open
         place = self._place(size, positions.device)  # complex [T, pairs]
         tokens, pairs = _sizes(place)
         turn = unit(angles(positions, self.spec.head_dim // 2 - pairs, self.spec.rope_theta)).unsqueeze(2)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from worldmodel.cache.base import Cache
@@ -466,8 +467,8 @@ class LatentPreview:
         return {}
 
     def decode(self, latents: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        picture = latents[:, :, [0, 1, 2]].repeat_interleave(PREVIEW_SIDE, -1).repeat_interleave(PREVIEW_SIDE, -2)
-        return picture, {}
+        side = float(PREVIEW_SIDE)
+        return nnf.interpolate(latents[:, :, [0, 1, 2]], scale_factor=(1.0, side, side)), {}
 
     def to_bytes(self, pictures: Tensor) -> Tensor:
         """Two standard deviations either way fill the range."""

@@ -468,7 +468,7 @@ class _Walk:
         place = (following + torch.arange(cache.chunk, device=following.device)) % cache.slots
         told = {"recent": latents, **{f"recent.{name}": part for name, part in steer.items()}}
         for name, part in told.items():
-            write(state[name][:, None], place, part[:, None], in_place=True)
+            state[name] = write(state[name][:, None], place, part[:, None], in_place=True)[:, 0]
         self._store(fresh, booked)
 
     def _store(self, fresh: dict[str, State], booked: State | None = None) -> None:
