@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,17 +15,20 @@ pytest.importorskip("torch")
 pytest.importorskip("gymnasium")
 pytest.importorskip("torchmetrics")
 
+import torch
 from frozen_world import Frozen
 
 from worldmodel.errors import CheckpointError, DatasetError
-from worldmodel.train import candidates, evaluate_places
+from worldmodel.train import candidates, evaluate_places, evaluate_scenes
+from worldmodel.train.clips import Clip
 from worldmodel.train.dataset import Dataset
 from worldmodel.train.envs.car_racing import CarRacing
 from worldmodel.train.evaluate import keys_recovered
 from worldmodel.train.intervals import interval, mean_interval, ratio_interval
 from worldmodel.train.judge.frechet import Crowd, frechet
-from worldmodel.train.judge.hands import AFTER, BEFORE, balanced_accuracy, flow_strength, movements
+from worldmodel.train.judge.hands import AFTER, BEFORE, Hands, balanced_accuracy, flow_strength, movements
 from worldmodel.train.judge.judge import WEIGHTS, Judge
+from worldmodel.train.judge.scenes import learn_scenes
 from worldmodel.train.judge.similarity import ssim
 from worldmodel.train.judge.train import train_judge
 from worldmodel.train.playable import RealGame
@@ -100,6 +104,54 @@ def test_the_eye_sees_blur_and_not_where_a_frame_comes_from(
     some_real, others, bad = (Crowd.of(part - usual) for part in (seen[::2], seen[1::2], soft[1::2]))
     assert frechet(some_real, some_real, everyone) < 1e-3
     assert frechet(some_real, bad, everyone) > 1.5 * frechet(some_real, others, everyone)
+
+
+COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40), "sand": (210, 190, 120)}
+
+
+class Obedient:
+    """A world of plain grounds that shows what was told `late` ticks later, or (late below 0) never does."""
+
+    actions, context = ("go",), 4
+
+    def __init__(self, late: int) -> None:
+        self.late = late
+
+    def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> Obedient:
+        self.shown, self.told, self.wait = list(prompts), list(prompts), 0
+        return self
+
+    def say(self, prompts: Sequence[str]) -> None:
+        self.told, self.wait = list(prompts), self.late
+
+    def tick(self, held: np.ndarray) -> np.ndarray:
+        if self.late >= 0 and self.wait == 0:
+            self.shown = self.told
+        self.wait -= 1
+        return np.concatenate([ground(name, 1) for name in self.shown])
+
+    def through_codec(self, frames: np.ndarray) -> np.ndarray:
+        return frames
+
+
+def ground(name: str, count: int) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    return np.clip(np.array(COLOURS[name]) + rng.normal(0, 12, (count, 32, 32, 3)), 0, 255).astype(np.uint8)
+
+
+def test_a_scene_that_was_told_is_recognised_when_it_comes_and_only_then(judge: Judge, tmp_path: Path) -> None:
+    names = tuple(COLOURS)
+    seen = [torch.from_numpy(judge.describe(ground(name, 20))).float() for name in names]
+    layer = learn_scenes(torch.cat(seen), torch.arange(3).repeat_interleave(20), 3)
+    replace(judge, actions=("go",), scenes=names, scene=layer, hands=Hands(3, 1)).save(tmp_path / "plain.safetensors")
+    plain = Judge.load(tmp_path / "plain.safetensors")
+    assert plain.scenes == names
+    clips = {name: [Clip(ground(name, 44), np.zeros((44, 1), bool), name, 0)] * 2 for name in names}
+    obeyed, rows = evaluate_scenes.switches(Obedient(5), clips, 0, plain)
+    assert obeyed["recognised"] == obeyed["recognised_real"] == obeyed["kept"] == 1
+    assert obeyed["ticks"] == 6 and obeyed["prompts"] == 12 and len(rows) == 6
+    deaf, _ = evaluate_scenes.switches(Obedient(-1), clips, 0, plain)
+    assert deaf["recognised"] == 0 and deaf["kept"] == 1 and deaf["ticks"] is None
 
 
 def test_a_distance_of_crowds_is_that_of_their_means_and_spreads() -> None:

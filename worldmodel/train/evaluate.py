@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
-from worldmodel.train import evaluate_car, evaluate_places, measure
+from worldmodel.train import evaluate_car, evaluate_places, evaluate_scenes, measure
+from worldmodel.train.clips import clips_of
 from worldmodel.train.dataset import Dataset, Episode, write_json
 from worldmodel.train.drift import drift
 from worldmodel.train.envs import adapter_class
@@ -89,7 +90,8 @@ def evaluate(
             raise DatasetError(f"{data} has actions {dataset.info.actions}, the world has {list(world.actions)}")
         scenes: dict[str, dict[str, Any]] = {}
         pictures: list[Picture] = []
-        for name, episodes in _by_scene(dataset).items():
+        by_scene = _by_scene(dataset)
+        for name, episodes in by_scene.items():
             progress(f"{name}: next frames")
             scenes[name] = {"rollouts": settings.rollouts, "intervals": {}}
             _add(scenes[name], next_frames(world, dataset, episodes, settings, judge))
@@ -97,7 +99,9 @@ def evaluate(
             figures, followed = follow(world, dataset, episodes, settings, judge)
             _add(scenes[name], figures)
             pictures.append(followed)
-    found: dict[str, Any] = {"scenes": scenes}
+        found: dict[str, Any] = {"scenes": scenes}
+        if judge and judge.scene and set(by_scene) <= set(judge.scenes) and len(by_scene) > 1:
+            found["prompt"] = _switch_scenes(world, settings, dataset, by_scene, pictures, progress, judge)
     if settings.adapter == "car_racing":
         found |= _try_car(world, settings, scenes["car_racing"], pictures, progress, judge)
     found["settings"] = vars(settings) | {"same_colour": evaluate_car.SAME_COLOUR, "judge": judge and judge.about}
@@ -157,38 +161,6 @@ def _by_scene(dataset: Dataset) -> dict[str, list[Episode]]:
 # -- what every environment allows ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Recorded frames in a row within one scene, what led to each, and the scene's caption."""
-
-    frames: NDArray[np.uint8]  # [n, height, width, 3]
-    actions: NDArray[np.bool_]  # [n, actions]
-    prompt: str
-    episode: int
-
-
-def _clips(
-    dataset: Dataset, episodes: Sequence[Episode], length: int, count: int, rng: np.random.Generator
-) -> list[Clip]:
-    """`count` clips from all over the episodes, none of them over a change of scene."""
-    clips: list[Clip] = []
-    usable = [episode for episode in episodes if len(episode) >= length]
-    for attempt in range(20 * count):
-        if len(clips) == count or not usable:
-            break
-        episode = usable[attempt % len(usable)]
-        start = episode.start + int(rng.integers(len(episode) - length + 1))
-        rows = episode.shard, start, start + length
-        scene = dataset.read(rows[0], "scene", *rows[1:])
-        if scene.min() == scene.max():
-            caption = dataset.scenes(episode.shard)[scene[0]]["captions"][0]
-            actions = dataset.read(rows[0], "actions", *rows[1:]).astype(bool)
-            clips.append(Clip(dataset.read(rows[0], "frames", *rows[1:]), actions, caption, episode.number))
-    if not clips:
-        raise DatasetError(f"{dataset.folder}: no {length} frames in a row within one scene; record longer episodes")
-    return clips
-
-
 def next_frames(
     world: Playable, dataset: Dataset, episodes: Sequence[Episode], settings: Settings, judge: Judge | None = None
 ) -> dict[str, Any]:
@@ -197,7 +169,7 @@ def next_frames(
     """
     rng = np.random.default_rng([settings.seed, 1])
     real, made, before = [], [], []
-    clips = _clips(dataset, episodes, world.context + 1, NEXT_FRAMES * settings.rollouts, rng)
+    clips = clips_of(dataset, episodes, world.context + 1, NEXT_FRAMES * settings.rollouts, rng)
     for at in range(0, len(clips), 32):
         part = clips[at : at + 32]
         frames, actions = np.stack([clip.frames for clip in part]), np.stack([clip.actions for clip in part])
@@ -240,7 +212,7 @@ def follow(
     for the recording put through the codec.
     """
     rng = np.random.default_rng([settings.seed, 2])
-    clips = _clips(dataset, episodes, world.context + FOLLOWED, settings.rollouts, rng)
+    clips = clips_of(dataset, episodes, world.context + FOLLOWED, settings.rollouts, rng)
     frames, actions = np.stack([clip.frames for clip in clips]), np.stack([clip.actions for clip in clips])
     now = world.context
     game = world.begin(frames[:, :now], actions[:, :now], [clip.prompt for clip in clips], settings.seed)
@@ -337,6 +309,25 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+def _switch_scenes(
+    world: Playable,
+    settings: Settings,
+    dataset: Dataset,
+    by_scene: dict[str, list[Episode]],
+    pictures: list[Picture],
+    progress: Progress,
+    judge: Judge,
+) -> dict[str, Any]:
+    """The trial of evaluate_scenes.py; adds to the pictures."""
+    progress("from scene to scene")
+    rng = np.random.default_rng([settings.seed, 3])
+    length, count = world.context + evaluate_scenes.SWITCHED, max(1, settings.rollouts // (len(by_scene) - 1))
+    clips = {name: clips_of(dataset, episodes, length, count, rng) for name, episodes in by_scene.items()}
+    found, rows = evaluate_scenes.switches(world, clips, settings.seed, judge)
+    pictures.append(Picture("prompts.png", "Told another scene: before, and at ticks 1, 5, 10, 20, 40", rows))
+    return found
 
 
 # -- what only a car can do -------------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) 
             errors = np.array([max(colour_errors(frame[player], *wanted)) for frame in frames])
             told.append(Told(texts[player], errors, starts[player].frames[-1], frames[-1][player]))
     final = np.array([one.final for one in told])
-    arrived = [_settled(one.errors <= SAME_COLOUR) for one in told]
+    arrived = [settled(one.errors <= SAME_COLOUR) for one in told]
     reached = [tick for tick in arrived if tick is not None]
     figures: dict[str, Any] = {
         "recognised": _mean(final <= SAME_COLOUR),
@@ -325,7 +325,7 @@ def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) 
     return figures, told
 
 
-def _settled(good: NDArray[np.bool_]) -> int | None:
+def settled(good: NDArray[np.bool_]) -> int | None:
     """The first tick, counted from 1, from which nearly all are good; None if the last ones are not."""
     for tick in range(len(good) - 4):
         if good[tick] and good[tick:].mean() >= 0.9:

@@ -35,6 +35,8 @@ class Judge:
     eye: Eye
     hands: Hands
     about: dict[str, Any]
+    scenes: tuple[str, ...] = ()  # names, where the environment has several
+    scene: nn.Linear | None = None  # tells them apart, see scenes.py
 
     @staticmethod
     def of(adapter: str) -> Judge | None:
@@ -50,18 +52,19 @@ class Judge:
                 said = json.loads(file.metadata()["judge"])
                 weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
             eye, hands = Eye(), Hands(said.pop("numbers"), len(said["actions"]))
-            nn.ModuleDict({"eye": eye, "hands": hands}).load_state_dict(weights)
+            said["scenes"] = tuple(said.get("scenes", ()))
+            scene = nn.Linear(len(eye.spread), len(said["scenes"])) if said["scenes"] else None
+            _parts(eye, hands, scene).load_state_dict(weights)
         except Exception as error:
             raise CheckpointError(f"{path}: not a judge ({error}); 'worldloop train judge' makes one") from error
-        for part in (eye, hands):
-            part.requires_grad_(False).eval()
-        return Judge(eye=eye, hands=hands, **said | {"actions": tuple(said["actions"])})
+        _parts(eye, hands, scene).requires_grad_(False).eval()
+        return Judge(eye=eye, hands=hands, scene=scene, **said | {"actions": tuple(said["actions"])})
 
     def save(self, path: Path) -> None:
         """Write one file, weights in float16."""
-        said = {name: getattr(self, name) for name in ("adapter", "height", "width", "actions", "about")}
+        said = {name: getattr(self, name) for name in ("adapter", "height", "width", "actions", "about", "scenes")}
         said["numbers"] = len(self.hands.typical)
-        weights = nn.ModuleDict({"eye": self.eye, "hands": self.hands}).state_dict()
+        weights = _parts(self.eye, self.hands, self.scene).state_dict()
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.half() for name, value in weights.items()}, path, {"judge": json.dumps(said)})
 
@@ -83,8 +86,20 @@ class Judge:
         seen = torch.from_numpy(windows(moves))
         return (self.hands(seen.flatten(0, 1)) > 0).view(*seen.shape[:2], -1).numpy()
 
+    @torch.no_grad()
+    def scene_of(self, frames: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Which of `scenes` each of uint8 [n, height, width, 3] seems to show: int [n]."""
+        assert self.scene is not None
+        return self.scene(torch.from_numpy(self.describe(frames)).float()).argmax(1).numpy()
+
     def _input(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         if frames.shape[1:3] != (self.height, self.width):
             size = self.width, self.height
             frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
         return as_input(torch.from_numpy(np.ascontiguousarray(frames)))
+
+
+def _parts(eye: Eye, hands: Hands, scene: nn.Linear | None) -> nn.ModuleDict:
+    """What is stored, by name."""
+    parts: dict[str, nn.Module] = {"eye": eye, "hands": hands}
+    return nn.ModuleDict(parts | ({"scene": scene} if scene else {}))

@@ -25,6 +25,7 @@ from worldmodel.train.frames import as_input
 from worldmodel.train.judge.eye import WIDTHS, Eye
 from worldmodel.train.judge.hands import AFTER, BEFORE, Hands, balanced_accuracy, movements, windows
 from worldmodel.train.judge.judge import Judge
+from worldmodel.train.judge.scenes import learn_scenes
 from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 
@@ -33,6 +34,7 @@ HELD_OUT = 0.1  # of the clips
 APART = 2  # ticks between the two frames of a pair
 EPISODES, PAIRS = 8, 6  # of a step: clips, and pairs of frames from each
 HANDS_BATCH = 1024
+SOME = 8  # ticks between the frames of a clip from which scenes are learned
 WARMUP = 20  # steps
 
 
@@ -44,6 +46,7 @@ class Clips:
     actions: NDArray[np.bool_]
     facts: NDArray[np.float32]
     scene: NDArray[np.int32]
+    name: NDArray[np.str_]  # of the scene
 
 
 class Learning(nn.Module):
@@ -62,7 +65,8 @@ def train_judge(
 ) -> dict[str, float]:
     """Train on about `frames` frames from all over a recording; writes OUT/ADAPTER.safetensors.
 
-    Returns steps, seconds, losses, and each key's balanced accuracy on held-out clips.
+    Returns steps, seconds, losses, and on held-out clips each key's balanced accuracy, and how often a frame's scene is
+    told right, where there are several.
     """
     torch.manual_seed(seed)
     dataset = Dataset(data)
@@ -71,12 +75,29 @@ def train_judge(
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "moves.npy", moves)
     learning, figures = _learn(dataset.info, clips, moves, out, steps, resume)
+    scenes, scene, told_apart = _scenes(learning.eye, clips)
     judge = Judge(
         dataset.info.adapter, dataset.info.height, dataset.info.width, tuple(dataset.info.actions), learning.eye,
         learning.hands, about={"frames": clips.actions.shape[0] * CLIP, "steps": steps, "split": dataset.info.split},
+        scenes=scenes, scene=scene,
     )  # fmt: skip
     judge.save(out / f"{judge.adapter}.safetensors")
-    return figures
+    return figures | told_apart
+
+
+def _scenes(eye: Eye, clips: Clips) -> tuple[tuple[str, ...], nn.Linear | None, dict[str, float]]:
+    """Names of the scenes, what tells them apart, and how often it is right on held-out clips; one scene needs none."""
+    names = sorted(set(clips.name.ravel().tolist()))
+    if len(names) < 2:
+        return (), None, {}
+    some = slice(None, None, SOME)
+    with torch.no_grad():
+        parts = [eye.describe(as_input(torch.from_numpy(frames))) for frames in clips.frames[:, some]]
+    seen, scene = torch.stack(parts), torch.from_numpy(np.searchsorted(names, clips.name[:, some]))
+    held_out = max(1, round(HELD_OUT * len(clips.frames)))
+    layer = learn_scenes(seen[held_out:].flatten(0, 1), scene[held_out:].flatten(), len(names))
+    right = (layer(seen[:held_out]).argmax(-1) == scene[:held_out]).float().mean()
+    return tuple(names), layer, {"scene": float(right)}
 
 
 def read_clips(dataset: Dataset, count: int, rng: np.random.Generator) -> Clips:
@@ -86,13 +107,16 @@ def read_clips(dataset: Dataset, count: int, rng: np.random.Generator) -> Clips:
         raise DatasetError(f"{dataset.folder}: {len(usable)} episodes of {CLIP} ticks or more; a judge needs two")
     order = rng.permutation(len(usable))
     parts: dict[str, list[NDArray]] = {name: [] for name in ("frames", "actions", "facts", "scene")}
+    names: list[list[str]] = []
     for index in range(count):
         episode = usable[order[index % len(order)]]
         start = episode.start + int(rng.integers(len(episode) - CLIP + 1))
         for name, found in parts.items():
             found.append(dataset.read(episode.shard, name, start, start + CLIP))
+        facts = dataset.scenes(episode.shard)
+        names.append([str(facts[number].get("scene", dataset.info.adapter)) for number in parts["scene"][-1]])
     arrays = {name: np.stack(found) for name, found in parts.items()}
-    return Clips(**arrays | {"actions": arrays["actions"].astype(bool)})
+    return Clips(**arrays | {"actions": arrays["actions"].astype(bool)}, name=np.array(names))
 
 
 def _moves(clips: Clips, adapter: str, known: Path | None) -> NDArray[np.float32]:
