@@ -161,7 +161,7 @@ def test_displaced_latents_are_those_of_the_displaced_picture():
     codec = World(plan_of(height=120, width=160)).codec  # 120 rows of pixels in 128 rows of cells
     ramp = torch.linspace(0, 1, 160).expand(120, 160) + torch.linspace(0, 2, 120)[:, None]
     pictures = ramp.expand(32, 3, -1, -1)
-    moved, latents, seen = displaced(codec, pictures, F.avg_pool2d(codec.padded(pictures), 8), (2, 3))
+    moved, latents, seen = displaced(codec, pictures, F.avg_pool2d(codec.padded(pictures), 8))
     whole = F.avg_pool2d(seen.float().expand(-1, 3, -1, -1), 8) == 1
     inner = -F.max_pool2d(-whole.float(), 3, stride=1, padding=1) > 0  # cells whose neighbours are known, too
     assert inner.sum() > 0.3 * inner.numel()

@@ -21,6 +21,7 @@ class CodecSpec:
     encoder_blocks: int = 3  # residual blocks there
     decoder_widths: tuple[int, ...] = (160, 96, 48)  # channels at latent size, twice that, four times that, …
     decoder_blocks: tuple[int, ...] = (2, 2, 1)  # residual blocks at each of these sizes
+    equivariant: bool = False  # trained so that moved latents are the moved picture's, for generators with a reach
 
     def __post_init__(self) -> None:
         if self.down & (self.down - 1) or self.down < 2 ** (len(self.decoder_widths) - 1):

@@ -9,8 +9,9 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive  # two one-thread processes bea
 train="torchrun --nproc-per-node 2 -m runtime.cli train"
 
 worldloop record doom --frames 120000 --seed 1 --out "$dir/data-doom" --resume
-$train codec --data "$dir/data-doom" --out "$dir/doom" --minutes 28 --batch 12 --frames 20000 \
-  --set codec.channels=24 --set generator.depth=4 --set generator.action_history=16 --set "generator.reach=(2,3)" --resume
-$train world --data "$dir/data-doom" --out "$dir/doom" --minutes 60 --batch 3 --resume
+$train codec --data "$dir/data-doom" --out "$dir/doom" --minutes 54 --batch 12 --frames 20000 \
+  --set codec.channels=24 --set codec.equivariant=True --set generator.depth=4 --set generator.action_history=16 \
+  --set "generator.reach=(2,3)" --resume
+$train world --data "$dir/data-doom" --out "$dir/doom" --minutes 65 --batch 3 --resume
 worldloop export "$dir/doom" --card "$here/doom.toml" --out "$dir/doom.world"
 worldloop eval "$dir/doom.world" --ticks 500 --rollouts 16 --report "$dir/doom-report"

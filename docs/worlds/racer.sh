@@ -8,12 +8,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive  # two one-thread processes beat two threads
 train="torchrun --nproc-per-node 2 -m runtime.cli train"
 
-worldloop record racer --size 96 --frames 160000 --seed 13 --out "$dir/data-racer" --resume
-worldloop record racer --size 96 --frames 60000 --seed 13 --palette 1 --out "$dir/data-racer-recoloured" --resume
-worldloop record racer --size 96 --frames 100000 --seed 13 --worn --out "$dir/data-racer-worn" --resume
+worldloop record racer --size 96 --frames 120000 --seed 17 --out "$dir/data-racer" --resume
+worldloop record racer --size 96 --frames 60000 --seed 17 --palette 1 --out "$dir/data-racer-recoloured" --resume
+worldloop record racer --size 96 --frames 72000 --seed 17 --worn --out "$dir/data-racer-worn" --resume
 $train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 50 --batch 24 --frames 60000 \
-  --set generator.depth=4 --set generator.action_history=96 --resume
-$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 360 --batch 4 \
+  --set generator.depth=4 --set generator.action_history=96 --set "generator.reach=(1,1)" --resume
+$train world --data "$dir/data-racer" --out "$dir/racer" --minutes 390 --batch 4 \
   --recoloured "$dir/data-racer-recoloured" --worn "$dir/data-racer-worn" --resume
 worldloop train heads --data "$dir/data-racer" --out "$dir/racer" --minutes 4 --resume
 worldloop export "$dir/racer" --card "$here/racer.toml" --sigmas "1 0.3" --out "$dir/racer.world"

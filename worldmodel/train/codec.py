@@ -19,6 +19,7 @@ from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 
 LATENT_NOISE = 0.1  # decoder sees latents with up to this much noise: generated ones are never exact
+SHIFT = (1.0, 2.5)  # cells, down and across, by which pictures are displaced at most
 CLOSER, ZOOM = 0.4, 0.15  # share of displaced pictures that come closer or recede, and by how much at most
 HOLD = 0.2  # share of the time at full rate: nearly all of the gain comes while the rate falls
 
@@ -57,8 +58,8 @@ def train_codec(
         with torch.autocast(team.device.type, torch.bfloat16):
             latent = codec.encode(target)
             noise = torch.rand(batch, 1, 1, 1, device=latent.device) * LATENT_NOISE
-            if spec.generator.moves and number % 2:
-                target, latent, seen = displaced(codec, target, latent.float(), spec.generator.reach)
+            if spec.codec.equivariant and number % 2:
+                target, latent, seen = displaced(codec, target, latent.float())
                 made = codec.decode(latent + noise * torch.randn_like(latent)) * seen
             else:
                 made = codec.decode(latent + noise * torch.randn_like(latent))
@@ -76,11 +77,9 @@ def train_codec(
     return run.loop(step, show)
 
 
-def displaced(
-    codec: Codec, pictures: Tensor, latents: Tensor, reach: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures and their latents, both moved by up to `reach` cells down and across and some of them scaled, and where
-    of such a picture something is known, 1 or 0; pictures are 0 elsewhere.
+def displaced(codec: Codec, pictures: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures and their latents, both moved by up to SHIFT and some of them scaled, and where of such a picture
+    something is known, 1 or 0; pictures are 0 elsewhere.
 
     A generator that moves latents needs some that can be moved: decoded, they shall be the moved picture (EQ-VAE,
     arXiv:2502.09509).
@@ -88,7 +87,7 @@ def displaced(
     batch, device = len(pictures), pictures.device
     height, (rows, columns) = pictures.shape[2], latents.shape[2:]
     whole = codec.padded(pictures)
-    shift = (2 * torch.rand(2, batch, device=device) - 1) * torch.tensor(reach, device=device).unsqueeze(1)
+    shift = (2 * torch.rand(2, batch, device=device) - 1) * torch.tensor(SHIFT, device=device).unsqueeze(1)
     zoom = torch.where(torch.rand(batch, device=device) < CLOSER, (2 * torch.rand(batch, device=device) - 1) * ZOOM, 0)
     turned = torch.zeros(batch, 2, 3, device=device)
     turned[:, 0, 0] = turned[:, 1, 1] = 1 + zoom
