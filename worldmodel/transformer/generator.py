@@ -203,9 +203,9 @@ class Moved(nn.Module):
         weights = unpatchify(self._in_rows(self.whence(hidden)), self.patch, self.grid).softmax(2)
         cells = unpatchify(self._in_rows(previous), self.patch, self.grid)
         rows, columns = cells.shape[-2:]
-        padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, cells.shape[:2])
+        padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, cells.shape[:2]).unsqueeze(2)
         corners = [(row, column) for row in range(2 * down + 1) for column in range(2 * across + 1)]
-        around = torch.stack([padded[..., y : y + rows, x : x + columns] for y, x in corners], 2)
+        around = torch.cat([padded[..., y : y + rows, x : x + columns] for y, x in corners], 2)
         found = patchify((weights.unsqueeze(3) * around).sum(2), self.patch)
         return found.reshape(*lead, *found.shape[-2:])
 
