@@ -35,7 +35,7 @@ from runtime.noise import tick_noise
 from runtime.parity import TOLERANCE, check_world, compare, psnr_of, relative_error
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
-from runtime.world import DEFAULT_WORLD, World
+from runtime.world import SHIPPED, World
 from worldmodel import tick as native
 from worldmodel.begin import context_frames
 from worldmodel.prompt.encoder import PromptEncoder
@@ -433,8 +433,9 @@ def test_a_world_without_an_int8_graph_has_no_int8(files):
         load_backend(World.open(files["int8"]), "onnxruntime", precision="int8")
 
 
-def test_graphs_of_the_shipped_world_are_sound_and_only_the_number_of_players_is_open():
-    world = World.open(DEFAULT_WORLD)
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.world")))
+def test_graphs_of_the_shipped_worlds_are_sound_and_only_the_number_of_players_is_open(name):
+    world = World.open(name)
     with world.unpacked() as folder:
         for name, graph in world.manifest.graphs.items():
             onnx.checker.check_model(folder / graph.file, full_check=True)

@@ -98,6 +98,8 @@ def evaluate(
             progress(f"{name}: following recorded keys")
             figures, followed = follow(world, dataset, episodes, settings, judge)
             _add(scenes[name], figures)
+            if len(by_scene) > 1:
+                followed = Picture(f"followed-{name}.png", f"{name}: {followed.text}", followed.rows)
             pictures.append(followed)
         found: dict[str, Any] = {"scenes": scenes}
         if judge and judge.scene and set(by_scene) <= set(judge.scenes) and len(by_scene) > 1:
