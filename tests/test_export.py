@@ -453,6 +453,11 @@ def test_graphs_of_the_shipped_worlds_are_sound_and_only_the_number_of_players_i
                 assert players.dim_param and all(size.dim_value for size in rest)
 
 
+def test_doom_can_be_begun_in_each_of_its_scenes():
+    manifest = World.open("doom").manifest
+    assert {start.prompt for start in manifest.starts} == set(manifest.prompts) and len(manifest.starts) == 3
+
+
 def test_weights_are_stored_once_for_all_graphs(files):
     stored = load(World.open(files["int8"]).read(LOCATION))
     matrices = [name for name in stored if name.startswith("generator.blocks.0.") and not name.endswith(".scale")]
