@@ -202,8 +202,8 @@ class Moved(nn.Module):
         lead, (down, across) = previous.shape[:-2], self.reach
         weights = unpatchify(self._in_rows(self.whence(hidden)), self.patch, self.grid).softmax(2)
         cells = unpatchify(self._in_rows(previous), self.patch, self.grid)
-        rows, columns = cells.shape[-2:]
-        padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, cells.shape[:2]).unsqueeze(2)
+        frames, _, rows, columns = cells.shape[1:]
+        padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, (-1, frames)).unsqueeze(2)
         corners = [(row, column) for row in range(2 * down + 1) for column in range(2 * across + 1)]
         around = torch.cat([padded[..., y : y + rows, x : x + columns] for y, x in corners], 2)
         found = patchify((weights.unsqueeze(3) * around).sum(2), self.patch)
@@ -211,8 +211,8 @@ class Moved(nn.Module):
 
     @staticmethod
     def _in_rows(tokens: Tensor) -> Tensor:
-        """[batch, frames, tokens, width], as patchify and unpatchify have it; at play there is no batch axis."""
-        return tokens if tokens.dim() == 4 else tokens.unsqueeze(0)
+        """[batch, frames, tokens, width], as patchify and unpatchify have it; at play these two are one axis."""
+        return tokens if tokens.dim() == 4 else tokens.unsqueeze(1)
 
 
 def first_noise(noise: Tensor) -> Tensor:
