@@ -166,6 +166,8 @@ def test_a_distance_of_crowds_is_that_of_their_means_and_spreads() -> None:
 def test_similarity_is_one_for_equal_frames_only(drives: tuple[np.ndarray, np.ndarray]) -> None:
     some = drives[0][:, 5]
     assert ssim(some, some) == pytest.approx(1)
+    many = drives[0].reshape(-1, SIZE, SIZE, 3)[:40]  # more than are compared at a time
+    assert ssim(many, blurred(many))[-3:] == pytest.approx(ssim(many[-3:], blurred(many[-3:])))
     assert ssim(some, blurred(some)).max() < 0.999 and ssim(some, blurred(some)).mean() < 0.98
 
 

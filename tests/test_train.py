@@ -169,6 +169,12 @@ def test_displaced_latents_are_those_of_the_displaced_picture():
     assert torch.allclose(F.avg_pool2d(moved, 8)[inner], latents[:, :, :15][inner], atol=1e-3)
 
 
+def test_a_codec_for_moving_worlds_is_trained_and_told_how_well_its_latents_move(recording, tmp_path):
+    spec = plan_world(recording, tmp_path / "run", [*SMALL, "codec.equivariant=True"])
+    figures = train_codec(spec, recording, tmp_path / "run", minutes=0.02, batch=8, frames=120)
+    assert 0 < figures["displaced_psnr"] < 60 and (tmp_path / "run" / "codec.safetensors").exists()
+
+
 def plan_of(height: int, width: int) -> WorldSpec:
     return WorldSpec("plain", height, width, 10, ("go",), {}, "none")
 

@@ -72,7 +72,10 @@ def train_codec(
         made = codec.decode(codec.encode(target))
         real, shown = to_picture(target), to_picture(made)
         save_strip(out / f"{name}-{step:06d}.png", [list(real[:8].cpu().numpy()), list(shown[:8].cpu().numpy())])
-        return {"held_out_psnr": float(psnr(real, shown))}
+        figures = {"held_out_psnr": float(psnr(real, shown))}
+        if spec.codec.equivariant:
+            figures["displaced_psnr"] = displaced_psnr(codec, target)
+        return figures
 
     return run.loop(step, show)
 
@@ -99,6 +102,13 @@ def displaced(codec: Codec, pictures: Tensor, latents: Tensor) -> tuple[Tensor, 
     there = F.pad(torch.ones_like(pictures[:, :1]), (0, 0, 0, whole.shape[2] - height))
     seen = (moved(there) > 0.999)[:, :, :height]
     return moved(whole)[:, :, :height] * seen, moved(latents), seen
+
+
+def displaced_psnr(codec: Codec, pictures: Tensor) -> float:
+    """PSNR of displaced pictures, where they are known, by their decoded displaced latents, in dB."""
+    target, latents, seen = displaced(codec, pictures, codec.encode(pictures))
+    squared = (((codec.decode(latents).clamp(0, 1) - target) * seen).square().sum() / (3 * seen.sum())).clamp(min=1e-10)
+    return float(-10 * squared.log10())
 
 
 def reconstruction_loss(made: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

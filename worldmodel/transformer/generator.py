@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.spec import WorldSpec
+from worldmodel.spec import GeneratorSpec, WorldSpec
 from worldmodel.transformer.rope import space_angles, time_angles, time_dim, turn
 
 NOISE_FREQUENCIES = 64
@@ -76,7 +76,7 @@ class Generator(nn.Module):
         super().__init__()
         sizes = spec.generator
         channels, rows, columns = spec.latent_shape
-        self.sizes, self.patch, self.grid = sizes, sizes.patch, (rows // sizes.patch, columns // sizes.patch)
+        self.patch, self.grid = sizes.patch, (rows // sizes.patch, columns // sizes.patch)
         token_in = channels * sizes.patch**2
         self.embed = nn.Linear((1 + RECENT) * token_in, sizes.dim)
         self.place = nn.Parameter(torch.randn(spec.tokens, sizes.dim) * 0.02)
@@ -91,8 +91,7 @@ class Generator(nn.Module):
         self.carry = nn.Linear(sizes.dim, token_in)
         self.head = nn.Linear(sizes.dim, token_in)
         self.keep = nn.Linear(sizes.dim, 2 * token_in)
-        if sizes.moves:
-            self.moved = Moved(spec)
+        self.moved = Moved(sizes, self.grid) if sizes.moves else None
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
@@ -171,7 +170,7 @@ class Generator(nn.Module):
     def made(self, hidden: Tensor, carry: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
         """The clean frame as tokens, from those of the frame before it and of the noisy one, dimmed by its noise."""
         of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
-        if self.sizes.moves:
+        if self.moved is not None:
             previous = self.moved(hidden, previous)
         clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
         return clean
@@ -185,17 +184,15 @@ class Moved(nn.Module):
     copied from another one through all of them.
     """
 
-    def __init__(self, spec: WorldSpec) -> None:
+    def __init__(self, sizes: GeneratorSpec, grid: tuple[int, int]) -> None:
         super().__init__()
-        sizes = spec.generator
-        _, rows, columns = spec.latent_shape
-        self.patch, self.grid, self.reach = sizes.patch, (rows // sizes.patch, columns // sizes.patch), sizes.reach
+        self.patch, self.grid, self.reach = sizes.patch, grid, sizes.reach
         down, across = self.reach
-        self.places = (2 * down + 1) * (2 * across + 1)
-        self.whence = nn.Linear(sizes.dim, self.places * sizes.patch**2)
+        places = (2 * down + 1) * (2 * across + 1)
+        self.whence = nn.Linear(sizes.dim, places * sizes.patch**2)
         nn.init.zeros_(self.whence.weight)
         with torch.no_grad():
-            self.whence.bias.zero_().view(self.places, -1)[self.places // 2] = STAYS
+            self.whence.bias.zero_().view(places, -1)[places // 2] = STAYS
 
     def forward(self, hidden: Tensor, previous: Tensor) -> Tensor:
         """hidden: [..., tokens, dim]. previous: [..., tokens, width]. Returns the latter's shape."""
