@@ -56,3 +56,20 @@ def test_with_less_weight_on_the_distance_of_draws_doubt_shrinks_and_alternative
 
     assert best_width(frames(4000, 3), lambda seed: frames(4000, seed)) < 0.6
     assert 0.9 < best_width(either(3), either) < 1.1
+
+
+def test_the_distance_of_draws_may_weigh_more_at_some_places_than_at_others():
+    real, first, second = (frames(4000, seed) for seed in (3, 1, 2))
+    places = torch.ones(2, 2)
+    whole, _ = energy_score(first, second, real, patch=2, apart=places)
+    assert torch.equal(whole, energy_score(first, second, real, patch=2)[0])
+    places[0, 1] = 0.5  # a draw that goes astray there alone is dearer by what it no longer gains
+    odd = second.clone()
+    odd[..., :2, 2:] += 5
+    gain = [energy_score(first, draw, real, patch=2, apart=places)[0].mean() for draw in (second, odd)]
+    gain_before = [energy_score(first, draw, real, patch=2)[0].mean() for draw in (second, odd)]
+    assert gain[1] - gain[0] > gain_before[1] - gain_before[0] + 0.1
+    odd = second.clone()
+    odd[..., 2:, :2] += 5  # and elsewhere it costs what it did, but for its part in larger pieces
+    elsewhere = energy_score(first, odd, real, patch=2, apart=places)[0].mean() - gain[0]
+    assert elsewhere < gain[1] - gain[0]

@@ -130,21 +130,43 @@ def test_later_turns_on_a_clip_have_own_errors_as_history_but_a_recorded_sink_an
     assert "x0_own" in lesson.loss(world, *draw_tiles(8, 20, draw), clip_layer, draw)
 
 
-def test_a_roll_out_as_history_is_the_worlds_own_from_the_frame_after_the_first_ones(run, recording):
+def test_a_roll_out_as_history_is_the_worlds_own_for_a_few_ticks_at_a_time(run, recording):
     spec = read_plan(run)
     latents, world = prepare(spec, recording, run, Team.join())
     load_weights(world.generator, run / "world.safetensors")
     draw = torch.Generator().manual_seed(0)
     lesson = Lesson(latents.clips(spec, latents.starts(19)[:4], 20, draw))
-    lesson.roll_out(world, False, draw)
-    own, begin = lesson.own, spec.window + 1
-    assert own is not None and torch.equal(own[:, : begin + 1], lesson.clip.clean[:, : begin + 1])
-    assert (own[:, begin + 1 :] != lesson.clip.clean[:, begin + 1 :]).flatten(2).any(2).all()
-    weights = lesson.counts[:, begin + 1 :]
-    assert (weights.diff(dim=1) <= 0).all() and (weights.sum() > 0)
-    lesson.roll_out(world, True, draw)
+    lesson.roll_out(world, draw)
     recorded = (lesson.own == lesson.clip.clean).flatten(2).all(2)[0]
-    assert recorded[begin :: SHORT_RUN + 1].all() and recorded.sum() == begin + 3, "short runs begin from the recording"
+    begin = spec.window + 1
+    assert recorded[: begin + 1].all() and recorded[begin :: SHORT_RUN + 1].all() and recorded.sum() == begin + 3
+
+
+def test_two_futures_are_learned_from_histories_of_their_own(run, recording):
+    spec = read_plan(run)
+    latents, world = prepare(spec, recording, run, Team.join())
+    load_weights(world.generator, run / "world.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    lesson = Lesson(latents.clips(spec, latents.starts(19)[:3], 20, draw))
+    lesson.roll_out_futures(world, draw)
+    first, second, begin = lesson.own[::2], lesson.own[1::2], spec.window + 1
+    assert torch.equal(first[:, : begin + 1], second[:, : begin + 1])
+    assert torch.equal(first[:, : begin + 1], lesson.target[:, : begin + 1])
+    assert (first[:, begin + 1 :] != second[:, begin + 1 :]).flatten(2).any(2).all()
+    levels = lesson.levels(draw)
+    found = lesson.loss(world, *levels, clip_layer, draw)
+    found["loss"].backward()
+    assert found["spread_ahead"] > 0 and world.generator.head.weight.grad.abs().sum() > 0
+    # Each draw is made from its own history: with one for both they differ by their noise alone.
+    lesson._history = lambda draw: replace(lesson.clip, clean=lesson.own)
+
+    def spread():
+        torch.manual_seed(1)
+        return lesson.loss(world, *levels, clip_layer, draw)["spread_ahead"]
+
+    apart = spread()
+    lesson.own[1::2] = lesson.own[::2]
+    assert spread() < apart
 
 
 def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):
@@ -154,6 +176,16 @@ def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recordin
     better = load_codec(read_plan(run), run)
     assert torch.equal(better.encode(pictures), latent)
     assert not torch.equal(better.decode(latent), World(read_plan(run)).codec.decode(latent))
+
+
+def test_a_codec_goes_on_from_an_earlier_one(run, recording, tmp_path):
+    spec = plan_world(recording, tmp_path / "run", SMALL)
+    train_codec(spec, recording, tmp_path / "run", minutes=0.001, batch=8, frames=120, init=run / "codec.safetensors")
+    pictures = torch.rand(2, 3, 32, 32)
+    before, after = (load_codec(spec, folder).encode(pictures) for folder in (run, tmp_path / "run"))
+    assert 0 < (after - before).square().mean() < 0.01 * before.square().mean()
+    with pytest.raises(CheckpointError, match="leave out --init"):
+        train_codec(spec, recording, run, minutes=0.01, decoder_only=True, init=run / "codec.safetensors")
 
 
 def test_displaced_latents_are_those_of_the_displaced_picture():
@@ -264,6 +296,45 @@ def test_clips_are_told_when_what_the_game_is_about_stays_away():
     length = 5
     finds = [start for start in range(60 - length + 1) if any(start <= last < start + length - 1 for last in (12, 31))]
     assert latents.found(length).tolist() == finds
+
+
+def test_clips_in_which_everything_has_been_let_go_for_long_are_found():
+    keys = torch.zeros(2, 60, 2)
+    keys[:, [3, 20], 1] = 1
+    episode = (torch.arange(60) >= 40).long()
+    first, none = 40 * episode, torch.zeros(60, dtype=torch.int64)
+    latents = LatentSet(
+        torch.zeros(2, 60, 1, 2, 2).half(), keys, episode, first, none, none,
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(),
+    )  # fmt: skip
+    lasts = (latents.let_go(5, ticks=10) + 4).tolist()
+    assert lasts == [*range(13, 20), *range(30, 40), *range(50, 60)]
+
+
+def test_clips_are_cut_from_one_scene_to_another_where_no_episode_goes_there(run):
+    frame = torch.arange(80).float()[None, :, None, None, None].expand(-1, -1, 1, 2, 2).half()
+    scene = (torch.arange(80) >= 40).long()
+    first, none = 40 * scene, torch.zeros(80, dtype=torch.int64)
+    latents = LatentSet(
+        frame, torch.zeros(1, 80, 2), scene, first, scene, first, torch.tensor([[0] * 4, [1] * 4]),
+        torch.tensor([0.0, 1.0])[:, None, None], none.bool(),
+    )  # fmt: skip
+    assert latents.separate and not replace(latents, captions=torch.zeros(2, 4, dtype=torch.int64)).separate
+    assert not replace(latents, first=none).separate, "an episode that goes from one to the other shows how that looks"
+    start, frames = torch.tensor([5, 50, 8, 47]), 12
+    drawn = latents.clips(read_plan(run), start, frames, torch.Generator().manual_seed(3), cut=True)
+    shown, other = drawn.target[:, :, 0, 0, 0], start.roll(1)
+    for clip in range(4):
+        (at,) = drawn.cut[clip].nonzero().flatten().tolist()
+        assert 3 <= at <= frames - 4
+        assert shown[clip, 1:].tolist() == [
+            *range(start[clip], start[clip] + at - 1), *range(other[clip] + at - 1, other[clip] + frames - 1)
+        ]  # fmt: skip
+        told = (torch.arange(frames) >= at).float()
+        assert (drawn.clip.prompt[clip, :, 0, 0] == (told if start[clip] < 40 else 1 - told)).all()
+        assert (drawn.clip.fresh[clip] == told).all()
+    lesson = Lesson(drawn)
+    assert (lesson.counts[drawn.renamed] == 0)[(drawn.scene != drawn.scene[:, -1:])[drawn.renamed]].all()
 
 
 def test_a_recording_that_does_not_tell_what_is_in_view_misses_nothing(recording):

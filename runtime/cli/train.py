@@ -18,6 +18,7 @@ Batch = Annotated[int | None, typer.Option(min=1, help="clips (codec: pictures) 
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the last run in OUT stopped")]
 Seed = Annotated[int, typer.Option(help="seed of weights and draws")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+Init = Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier run's")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="a field of the world's spec, as generator.dim=256; first stage only")
 ]
@@ -28,6 +29,7 @@ def codec(
     data: Data, out: Out, minutes: Minutes = 60, batch: Batch = None, frames: int = 100_000, seed: Seed = 0,
     resume: Resume = False, set_: Set = None,
     decoder_only: Annotated[bool, typer.Option(help="improve the decoder alone; worlds stay valid")] = False,
+    init: Init = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train the autoencoder between pictures and latents."""
@@ -35,14 +37,14 @@ def codec(
     from worldmodel.train.plan import plan_world
 
     spec = plan_world(data, out, set_ or [])
-    figures = train_codec(spec, data, out, minutes, batch or 128, frames, seed, resume, decoder_only)
+    figures = train_codec(spec, data, out, minutes, batch or 128, frames, seed, resume, decoder_only, init)
     _report(out / f"{'decoder' if decoder_only else 'codec'}.safetensors", figures, as_json)
 
 
 @app.command()
 def world(
     data: Data, out: Out, minutes: Minutes = 240, batch: Batch = None, seed: Seed = 0, resume: Resume = False,
-    init: Annotated[Path | None, typer.Option(help="weights to begin from, such as an earlier run's")] = None,
+    init: Init = None,
     recoloured: Annotated[
         Path | None, typer.Option(help="the same drives in other colours (record --palette), to learn prompt switches")
     ] = None,

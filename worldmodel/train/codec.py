@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.codec.small import Codec, to_picture
+from worldmodel.errors import CheckpointError
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
 from worldmodel.train.dataset import Dataset
@@ -34,9 +35,11 @@ def train_codec(
     seed: int = 0,
     resume: bool = False,
     decoder_only: bool = False,
+    init: Path | None = None,
 ) -> dict[str, float]:
     """Train until `minutes` are spent; writes OUT/codec.safetensors. Returns step, seconds, losses, held-out PSNR.
 
+    init: weights to begin from instead of random ones.
     decoder_only: go on with the decoder of a trained codec alone and write OUT/decoder.safetensors, which takes its
     place; worlds trained on its latents stay valid.
     """
@@ -47,9 +50,12 @@ def train_codec(
     codec = World(spec).codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     name, trained = "codec", codec
     if decoder_only:
-        name, trained = "decoder", codec.decoder
-        load_weights(codec, out / "codec.safetensors")
+        if init is not None:
+            raise CheckpointError("--decoder-only goes on with the codec in OUT: leave out --init")
+        name, trained, init = "decoder", codec.decoder, out / "codec.safetensors"
         codec.encoder.requires_grad_(False)
+    if init is not None:
+        load_weights(codec, init)
     run = Run(out, name, codec, optimisers(trained), Budget(minutes, hold=HOLD), team, resume=resume)
 
     def step(number: int) -> dict[str, Tensor]:

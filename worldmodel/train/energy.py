@@ -29,10 +29,16 @@ def energy_score(
 
     first, second, real: [batch, frames, channels, rows, columns]. Judged at three sizes: places by themselves, so that
     small things count, two by two, so that neighbours fit together, and the frame as a whole.
-    apart: weight of the distance between the draws, of all frames or [batch, frames]; 1 makes the score proper.
+    apart: weight of the distance between the draws, of everything or, as it broadcasts, [batch, frames, rows, columns]
+    of places; 1 makes the score proper.
     """
     sizes = list(zip(*(_sizes(latents, patch) for latents in (first, second, real)), strict=True))
-    score = torch.stack([_score(one, other, there, apart) for one, other, there in sizes]).mean(0)
+    places = torch.as_tensor(apart, dtype=real.dtype, device=real.device).expand(
+        *real.shape[:2], *(n // patch for n in real.shape[3:])
+    )
+    weights = places.flatten(2), F.avg_pool2d(places, 2, stride=1).flatten(2), places.mean((2, 3)).unsqueeze(2)
+    scored = zip(sizes, weights, strict=True)
+    score = torch.stack([_score(one, other, there, weight) for (one, other, there), weight in scored]).mean(0)
     whole = sizes[-1]
     return score, (_distance(whole[0], whole[1]) / _distance(whole[0], whole[2])).squeeze(2)
 
@@ -44,9 +50,9 @@ def _sizes(latents: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, squares, tokens.flatten(2).unsqueeze(2)
 
 
-def _score(first: Tensor, second: Tensor, real: Tensor, apart: float | Tensor) -> Tensor:
+def _score(first: Tensor, second: Tensor, real: Tensor, apart: Tensor) -> Tensor:
     skill = (_distance(first, real) + _distance(second, real)) / 2
-    return skill.mean(2) - apart * _distance(first, second).mean(2) / 2
+    return (skill - apart * _distance(first, second) / 2).mean(2)
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
 SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
 DRIFTED = 0.5  # … by up to this share of the way
 SOON = 4  # ticks within which what is out of view must come back, or the clip is told that all is lost
+CUT_FIRST, CUT_LAST = 3, 4  # frames before and after a cut from one scene to another, at least
 SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
 
 
@@ -42,7 +43,7 @@ class Drawn:
     """Clips to learn from. target: the latents to be predicted, [batch, frames, channels, rows, columns], those of
     the clip or the same drive in other colours. renamed: [batch] bool, whose history is told the newest prompt (as
     KV-recache does). scene: [batch, frames]. returning: [batch, frames], 1 where what the game is
-    about is out of view and about to come back.
+    about is out of view and about to come back. cut: [batch, frames] bool, the first frame of another scene.
     """
 
     clip: Clip
@@ -50,6 +51,7 @@ class Drawn:
     renamed: Tensor
     scene: Tensor
     returning: Tensor
+    cut: Tensor
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,15 @@ class LatentSet:
         so_far = comes.cumsum(0)
         return starts[so_far[starts + length - 2] - so_far[starts] + comes[starts].long() > 0]
 
+    def let_go(self, length: int, ticks: int) -> Tensor:
+        """Those starts of `length` frames before whose last one no key was held for `ticks`."""
+        starts = self.starts(length)
+        held = (self.actions[0] != 0).any(1)
+        tick = torch.arange(len(held), device=held.device)
+        since = torch.maximum(torch.cummax(torch.where(held, tick, -1), 0).values, self.first)
+        last = starts + length - 1
+        return starts[last - since[last] >= ticks]
+
     def astray(self) -> Tensor:
         """[frames] bool: out of view, and not to come back within SOON ticks of the same episode."""
         away = self.blank.clone()
@@ -133,6 +144,7 @@ class LatentSet:
         generator: torch.Generator,
         recoloured: LatentSet | None = None,
         worn: LatentSet | None = None,
+        cut: bool = False,
     ) -> Drawn:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
         the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
@@ -140,6 +152,7 @@ class LatentSet:
         recoloured: the same drives in other colours. If given, what is to be predicted, and the prompts, come from
         there; the clips are histories at the moment of a prompt switch, or of colours that drifted part of that way.
         worn: the same drives as a world wears them out. If given, the history but for its sink is from there.
+        cut: from some frame on, show another one of the clips, as where a player asks for another scene.
         """
         device, batch = self.latents.device, len(start)
         shown = recoloured or self
@@ -153,6 +166,11 @@ class LatentSet:
         run = start.unsqueeze(1) + torch.arange(frames - 1, device=device)
         index = torch.cat([sink.unsqueeze(1), run], 1)
         sides = side.unsqueeze(1).expand_as(index)
+        since = torch.full_like(index, -1)  # frames since a cut
+        if cut:
+            at = CUT_FIRST + (draw(batch, 1) * (frames - CUT_FIRST - CUT_LAST + 1)).long()
+            since = torch.arange(frames, device=device) - at
+            index, sides = (torch.where(since < 0, here, here.roll(1, 0)) for here in (index, sides))
         told = self.history(sides, index, spec.generator.action_history)
         if self.camera is not None:
             told = self._led(self.camera, sides, index, told, draw)
@@ -174,12 +192,12 @@ class LatentSet:
             fresh = clean_fresh = switched.float().expand(batch, frames)
         else:
             new = self.scene_first[index] > self.first[index]
-            fresh = (new & (index - self.scene_first[index] < FRESH)).float()
+            fresh = ((new & (index - self.scene_first[index] < FRESH)) | ((since >= 0) & (since < FRESH))).float()
             told_anew = renamed.unsqueeze(1) & (scene != scene[:, -1:]) & (fresh > 0).any(1, keepdim=True)
             clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma, astray = torch.zeros(batch, frames, device=device), self.astray()[index].float()
         clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray)
-        return Drawn(clip, target, renamed, scene, self.blank[index].float() - astray)
+        return Drawn(clip, target, renamed, scene, self.blank[index].float() - astray, since == 0)
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         """What clips are told where somebody leads the camera: in some, in others never, or from or up to some frame.
@@ -196,6 +214,12 @@ class LatentSet:
         motion = camera[side.unsqueeze(-1), tick] * led
         keys = told[..., : -camera.shape[-1]] * (1 - motion[..., :1] * (alone.unsqueeze(-1) < LED_WITHOUT_KEYS))
         return torch.cat([keys, motion], -1)
+
+    @property
+    def separate(self) -> bool:
+        """Whether there are several scenes, by their captions, and no episode goes from one to another."""
+        several = (self.captions != self.captions[:1]).any()
+        return bool(several) and torch.equal(self.scene_first, self.first)
 
     def same_drives(self, other: LatentSet) -> bool:
         """Whether `other` shows the beginning of these drives, action by action."""

@@ -15,8 +15,6 @@ from worldmodel.tick import World, next_latent
 from worldmodel.train.preview import begin_play, tell
 from worldmodel.transformer.clip import Clip
 
-FADING = 0.85  # weight of each tick relative to the one before: what the recording says binds less and less
-
 
 @torch.no_grad()
 def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Generator) -> Tensor:

@@ -33,7 +33,7 @@ from worldmodel.train.latents import Drawn, LatentSet, load_latents
 from worldmodel.train.optimisers import optimisers
 from worldmodel.train.preview import preview
 from worldmodel.train.run import Budget, Run, load_weights
-from worldmodel.train.self_forcing import FADING, play_out
+from worldmodel.train.self_forcing import play_out
 from worldmodel.train.team import Team
 from worldmodel.transformer.clip import Clip, clip_layer, denoise_clip
 from worldmodel.transformer.generator import first_noise
@@ -43,9 +43,11 @@ TURNS = 4  # steps in a row on the same clips, each with a history further from 
 RECYCLED = 0.6  # share of clips whose history has own errors in it, once there are any
 SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
-ROLL_OUTS = ("none", "short", "none", "none", "none", "short", "none", "long")  # in turn
-SWITCHED = 0.1  # share of steps on clips in which the scene changes, where the recording has such
+ROLL_OUTS = ("none", "short", "none", "futures", "none", "short", "none", "futures")  # in turn
+FUTURE_FRAMES = 28  # of clips with two futures; recorded keys answer what later ones would have to show
+SWITCHED = 0.1  # share of steps on clips in which the scene changes, cut together where the recording has none
 FOUND = 0.05  # share of steps on clips in which a lost road comes back into view, where the recording has such
+LET_GO, HANDS_OFF = 0.06, 2.5  # share of steps on clips at whose end no key has been held for so many seconds
 RECOLOURED = 0.45  # share of steps on clips whose every frame is to be made in other colours than its history's
 WORN = 0.25  # share of steps on clips whose history is worn, where there is such a recording
 SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
@@ -58,7 +60,7 @@ SINGLE = 0.9  # share of steps with single frames
 PURE = 0.75  # share of their frames that start from pure noise, as every frame does at play
 SIGMA_FLOOR = 0.5  # x0 errors count 1 / max(sigma, floor)²; lower, and what is copied from the last frame fades
 ENERGY = 0.5  # weight of the energy score beside the squared error of the mean, which large errors weigh more in
-APART = 0.7  # weight in it of the distance between draws, see energy.py
+APART, APART_AT_EDGE = 0.7, 1.0  # weight in it of the distance between draws, see energy.py; and where the new comes in
 CONTRAST_FLOOR = 0.05  # clips count 1 / (variance over the picture + floor): a faint road is as much of a road
 RATE, HOLD = 0.6, 0.3  # learning rate, in units of optimisers.py, and the share of the time that it is kept
 
@@ -93,6 +95,7 @@ def train_world(
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts, damaged_starts = (other.starts(CLIP_FRAMES - 1) if other else starts for other in (twins, damaged))
     found = latents.found(CLIP_FRAMES - 1)
+    let_go = latents.let_go(CLIP_FRAMES - 1, round(HANDS_OFF * spec.tick_hz))
     layer = compiled(clip_layer, minutes, team)
     run = Run(
         out,
@@ -107,27 +110,45 @@ def train_world(
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
     lesson: Lesson | None = None
 
+    def clips(roll_out: bool) -> Lesson:
+        kind = float(torch.rand((), generator=draw, device=team.device))
+        twin = twins if kind < RECOLOURED else None
+        wear = damaged if RECOLOURED <= kind < RECOLOURED + WORN else None
+        among = twin_starts if twin else damaged_starts if wear else starts
+        cut = kind > 1 - SWITCHED and latents.separate
+        if kind > 1 - SWITCHED and len(switches):
+            among = switches
+        elif kind > 1 - SWITCHED - FOUND and len(found):
+            among = found
+        elif kind > 1 - SWITCHED - FOUND - LET_GO and len(let_go):
+            among = let_go
+        frames = SWITCH_FRAMES if twin else CLIP_FRAMES
+        start = chosen(among, batch * CLIP_FRAMES // frames)
+        lesson = Lesson(latents.clips(spec, start, frames, draw, twin, wear, cut))
+        if roll_out and not twin and not cut:
+            lesson.roll_out(world, draw)
+        return lesson
+
+    def futures() -> Lesson:
+        wear = damaged if torch.rand((), generator=draw, device=team.device) < WORN else None
+        # As many frames to compute as in other steps, where two draws share a history.
+        count = max(1, batch * CLIP_FRAMES * 3 // (4 * FUTURE_FRAMES))
+        start = chosen((wear or latents).starts(FUTURE_FRAMES - 1), count)
+        lesson = Lesson(latents.clips(spec, start, FUTURE_FRAMES, draw, None, wear))
+        lesson.roll_out_futures(world, draw)
+        return lesson
+
+    def chosen(among: Tensor, count: int) -> Tensor:
+        return among[torch.randint(len(among), (count,), device=team.device, generator=draw)]
+
     def step(number: int) -> dict[str, Tensor]:
         nonlocal lesson
         with torch.autocast(team.device.type, torch.bfloat16):
             if lesson is None or number % TURNS == 0:
-                kind = float(torch.rand((), generator=draw, device=team.device))
-                twin = twins if kind < RECOLOURED else None
-                wear = damaged if RECOLOURED <= kind < RECOLOURED + WORN else None
-                among = twin_starts if twin else damaged_starts if wear else starts
-                if kind > 1 - SWITCHED and len(switches):
-                    among = switches
-                elif kind > 1 - SWITCHED - FOUND and len(found):
-                    among = found
-                frames = SWITCH_FRAMES if twin else CLIP_FRAMES
-                clips = batch * CLIP_FRAMES // frames
-                start = among[torch.randint(len(among), (clips,), device=team.device, generator=draw)]
-                lesson = Lesson(latents.clips(spec, start, frames, draw, twin, wear))
-                run_length = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
-                if run_length != "none" and team.agree(run.done) > 1 - LAST_PART and not twin:
-                    lesson.roll_out(world, run_length == "short", draw)
-            sigma, tile_start = draw_tiles(len(lesson.counts), lesson.counts.shape[1], draw)
-            figures = lesson.loss(world, sigma, tile_start, layer, draw)
+                roll_out = ROLL_OUTS[number // TURNS % len(ROLL_OUTS)]
+                late = team.agree(run.done) > 1 - LAST_PART
+                lesson = futures() if late and roll_out == "futures" else clips(late and roll_out == "short")
+            figures = lesson.loss(world, *lesson.levels(draw), layer, draw)
         figures["loss"].backward()
         return {name: figure.detach() for name, figure in figures.items()}
 
@@ -146,22 +167,39 @@ class Lesson:
         self.worth = (0.25 + CONTRAST_FLOOR) / (contrast + CONTRAST_FLOOR)
         frame = torch.arange(self.target.shape[1], device=self.target.device)[:, None, None, None]
         self.free, self.past = frame > SETTLING, frame > 0  # what may be the world's own; all but the sink
-        # Something rare comes into view, from one side or another: only the proper score draws it as often as it comes.
-        self.apart = torch.where(drawn.returning > 0, 1.0, APART)
+        self.cut = drawn.cut[:, :, None, None, None]
+        self.returning = drawn.returning[:, :, None, None] > 0
         self.own: Tensor | None = None
         self.rolled = False
+        self.futures = 1  # histories of each clip, one for each draw or the same for all
 
-    def roll_out(self, world: World, short: bool, draw: torch.Generator) -> None:
-        """Let the world play the clips' keys, with cache and schedule as at play, from their first frames.
+    def roll_out(self, world: World, draw: torch.Generator) -> None:
+        """Let the world play the clips' keys, with cache and schedule as at play, a few ticks at a time.
 
-        short: a few ticks at a time. Then the picture is worn, but lies where the recording has it, so that mending it
-        can be learned; after many ticks where things are is anyone's guess, and a guess is a blur.
+        Then the picture is worn, but lies where the recording has it, so that mending it can be learned.
         """
-        begin, frames = world.spec.window + 1, self.counts.shape[1]
-        ticks = SHORT_RUN if short else frames - 1 - begin
-        self.own, self.rolled = play_out(world, self.clip, begin, ticks, draw), True
-        if not short:
-            self.counts *= FADING ** (torch.arange(frames, device=self.counts.device) - begin - 1).clamp(min=0)
+        self.own, self.rolled = play_out(world, self.clip, world.spec.window + 1, SHORT_RUN, draw), True
+
+    def roll_out_futures(self, world: World, draw: torch.Generator) -> None:
+        """Let the world play every clip twice, from its first frames to its end: two futures of one beginning.
+
+        After many ticks where things are is anyone's guess. But guesses are learned as draws are, by the energy score:
+        from histories of their own, two of them shall lie as far from each other as from what was recorded. (As
+        ensembles of forecasts are trained to stay as wide as they are wrong, Lang et al., arXiv:2412.15832; gradient
+        goes through the last tick alone.)
+        """
+        self.clip, self.futures = self.clip.repeated(2), 2
+        begin = world.spec.window + 1
+        self.own, self.rolled = play_out(world, self.clip, begin, self.clip.clean.shape[1] - 1 - begin, draw), True
+
+    def levels(self, draw: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Noise levels and tile starts for `loss`. What is seen of a frame besides its history must agree with that,
+        so two futures are drawn from nothing but noise.
+        """
+        batch, frames = self.counts.shape
+        if self.futures > 1:
+            return torch.ones(batch, 2 * frames, device=self.counts.device), None
+        return draw_tiles(batch, frames, draw)
 
     def loss(
         self,
@@ -183,27 +221,36 @@ class Lesson:
         level = sigma[:, :, None, None, None]
         noise = torch.randn_like(targets)
         noisy = torch.where(level < 1, (1 - level) * targets + level * noise, first_noise(noise))
+        shown, levels = (part.unflatten(1, (self.futures, -1)).flatten(0, 1) for part in (noisy, sigma))
         made = denoise_clip(
-            world.generator, self._history(draw), noisy, sigma, tile_start, world.spec.window, layer
+            world.generator, self._history(draw), shown, levels, tile_start, world.spec.window, layer
         ).float()
+        made = made.unflatten(0, (-1, self.futures)).flatten(1, 2)
         error = (made - targets).square().mean((2, 3, 4))
         weight = (self.worth * self.counts).repeat(1, draws) / sigma.clamp(min=SIGMA_FLOOR) ** 2
         pure = self.counts * (sigma[:, :frames] == 1)
-        figures = {}
+        figures, ahead = {}, "_ahead" * (self.futures > 1)
         if draws == 1:
             lost = (error * weight).sum()
         else:
             first, second = made.chunk(2, 1)
-            score, spread = energy_score(first, second, target, world.spec.generator.patch, self.apart)
+            # Something rare comes into view, from one side or another: only the proper score has it come as often.
+            known = apart_at_places(*world.generator.grid).to(target.device)
+            apart = torch.where(self.returning | (self.futures > 1), 1.0, known)
+            score, spread = energy_score(first, second, target, world.spec.generator.patch, apart)
             of_mean = ((first - target) * (second - target)).mean((2, 3, 4))  # in expectation, over independent draws
+            if self.futures > 1:  # so wide that a single product says nothing of the mean
+                of_mean = torch.zeros_like(of_mean)
             lost = (error * weight * (sigma < 1)).sum() / draws
             lost = lost + ((ENERGY * self.worth.sqrt() * score + self.worth * of_mean) * pure).sum()
-            figures["spread"] = (spread * pure).sum() / pure.sum().clamp(min=1e-6)
+            figures["spread" + ahead] = (spread * pure).sum() / pure.sum().clamp(min=1e-6)
         figures["loss"] = lost / self.counts.sum().clamp(min=1)
         kind = "x0_own" if self.own is not None else "x0"
-        figures[kind] = (error[:, :frames] * pure).sum() / pure.sum().clamp(min=1e-6)
+        figures[kind + ahead] = (error[:, :frames] * pure).sum() / pure.sum().clamp(min=1e-6)
         if not self.rolled:
-            self.own = torch.where(self.free, made[:, :frames].detach(), self.clip.clean)
+            own = torch.where(self.free, made[:, :frames].detach(), self.clip.clean)
+            # Of another scene nothing says what is seen first: a history must show at least half of what it was.
+            self.own = torch.where(self.cut, torch.lerp(self.clip.clean, own, 0.5), own)
         return figures
 
     def _history(self, draw: torch.Generator) -> Clip:
@@ -213,13 +260,14 @@ class Lesson:
 
         def some(share: float, most: float) -> Tensor:
             """A random amount up to `most` for a share of the clips, 0 for the others."""
-            amount, chosen = torch.rand(2, batch, 1, 1, 1, 1, device=device, generator=draw)
-            return amount * most * (chosen < share)
+            amount, chosen = torch.rand(2, batch // self.futures, 1, 1, 1, 1, device=device, generator=draw)
+            return (amount * most * (chosen < share)).repeat_interleave(self.futures, 0)
 
         clean = clip.clean
         if self.own is not None:
             # Roll-outs mostly as they are; of single steps, amounts above 1 are errors that have grown for longer.
             amount = some(RECYCLED, 2.0).clamp(max=1) if self.rolled else some(RECYCLED, 1.5)
+            amount = torch.ones_like(amount) if self.futures > 1 else amount
             clean = clean + amount * (self.own - clean)
         drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.3 * slope(clean[:, :1])
         clean = clean + some(0.35, HISTORY_NOISE) * torch.randn_like(clean)
@@ -246,6 +294,17 @@ def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of another generator for this world's: what that one had not is as new, and at first weighs nothing."""
     new = {name: value for name, value in world.generator.state_dict().items() if name.startswith("moved.")}
     return new | widened(world.spec, weights)
+
+
+def apart_at_places(rows: int, columns: int) -> Tensor:
+    """The weight of the distance between draws, [rows, columns].
+
+    What comes into view comes in at an edge, where nothing shown before says what it is. Everything else can be known,
+    and a world that doubts it shall not draw its doubts.
+    """
+    places = torch.full((rows, columns), APART_AT_EDGE)
+    places[1:-1, 1:-1] = APART
+    return places
 
 
 def slope(like: Tensor) -> Tensor:
@@ -282,4 +341,5 @@ def draw_tiles(batch: int, frames: int, generator: torch.Generator) -> tuple[Ten
 def compiled(function: Callable[..., Tensor], minutes: float, team: Team) -> Callable[..., Tensor]:
     """`function` compiled where that can be done and pays: it takes a minute, and one block then serves for all."""
     able = team.device.type == "cuda" or shutil.which("g++") is not None
+    torch._dynamo.config.recompile_limit = 16  # shapes of clips: of a few frames, many, or two futures; in tiles or not
     return torch.compile(function, dynamic=False) if able and minutes > 5 else function

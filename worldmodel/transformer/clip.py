@@ -38,6 +38,11 @@ class Clip:
     fresh: Tensor
     astray: Tensor | None = None
 
+    def repeated(self, times: int) -> Clip:
+        """Each clip so many times in a row."""
+        there = {name: part for name, part in vars(self).items() if part is not None}
+        return Clip(**{name: part.repeat_interleave(times, 0) for name, part in there.items()})
+
 
 def denoise_clip(
     generator: Generator,

@@ -25,7 +25,6 @@ from worldmodel.train.judge.hands import AFTER, BEFORE, movements
 from worldmodel.train.judge.judge import Judge
 from worldmodel.train.latents import Drawn
 from worldmodel.train.preview import begin_play
-from worldmodel.transformer.clip import Clip
 
 GROUP = 4  # roll-outs from one beginning
 TICKS = 16
@@ -128,6 +127,5 @@ def key_reward(world: World, judge: Judge, sample: Sample) -> Tensor:
 
 def repeated(drawn: Drawn, times: int) -> Drawn:
     """Each clip so many times in a row."""
-    clip = Clip(**{name: part.repeat_interleave(times, 0) for name, part in vars(drawn.clip).items()})
-    target, renamed, scene = (part.repeat_interleave(times, 0) for part in (drawn.target, drawn.renamed, drawn.scene))
-    return replace(drawn, clip=clip, target=target, renamed=renamed, scene=scene)
+    rest = {name: part.repeat_interleave(times, 0) for name, part in vars(drawn).items() if name != "clip"}
+    return Drawn(clip=drawn.clip.repeated(times), **rest)
