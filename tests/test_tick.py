@@ -19,7 +19,7 @@ from worldmodel.tick import (
     tick,
 )
 from worldmodel.transformer.clip import Clip, denoise_clip
-from worldmodel.transformer.generator import FRESH, first_noise
+from worldmodel.transformer.generator import FRESH, drifted, first_noise
 
 TINY = WorldSpec(
     name="tiny", height=24, width=32, tick_hz=25, actions=("left", "right", "gas"), keys={}, environment="none",
@@ -31,13 +31,13 @@ TINY = WorldSpec(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[(0, 0), (1, 2)], ids=["stays", "moves"])
+@pytest.fixture(scope="module", params=[{}, {"reach": (1, 2), "slow": 2}], ids=["plain", "moves"])
 def world(request: pytest.FixtureRequest) -> World:
     torch.manual_seed(0)
-    world = World(replace(TINY, generator=replace(TINY.generator, reach=request.param))).eval()
+    world = World(replace(TINY, generator=replace(TINY.generator, **request.param))).eval()
     for parameter in world.parameters():  # layers that start at zero would hide mistakes
         torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
-    if any(request.param):  # chosen too sharply, the last bit of a float grows from tick to tick
+    if world.generator.moved:  # chosen too sharply, the last bit of a float grows from tick to tick
         torch.nn.init.normal_(world.generator.moved.whence.weight, std=0.05)
     return world
 
@@ -72,7 +72,7 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
     prompt = torch.randn(1, 2, 4)
     # Fill the window by play, so that every cached key was made from a full window as well.
     latents, told = [state["latents"][:, 0]], [state["sink_actions"]]
-    history, made, second_input = state["actions"], [], []
+    history, made, second_input, slow = state["actions"], [], [], []
     if news:
         state = recache(world, state, torch.randn(1, 2, 4))
     state = recache(world, state, prompt)
@@ -82,6 +82,7 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
         history = torch.cat([history, action.unsqueeze(1)], 1)
         made.append(latent)
         second_input.append(noise)
+        slow.append(state["slow"] if "slow" in state else noise.new_empty(1, 0))
     clean = torch.cat([latents[0].unsqueeze(1), first, torch.stack(made, 1)], 1)
     frames = clean.shape[1]
     told = torch.stack([told[0], *[history[:, i : i + 3] for i in range(frames - 1)]], 1)
@@ -97,9 +98,21 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
     again = torch.randn_like(clean)
     start_noise[:, -ticks:] = torch.stack([n[:, 0] for n in second_input], 1)
     again[:, -ticks:] = torch.stack([n[:, 1] for n in second_input], 1)
-    clean_guess = denoised(first_noise(start_noise), 1.0)
+    begun = first_noise(start_noise).clone()
+    begun[:, -ticks:, : slow[0].shape[1]] = torch.stack(slow, 1)[..., None, None]
+    clean_guess = denoised(begun, 1.0)
     result = denoised(0.6 * clean_guess + 0.4 * again, 0.4)
     torch.testing.assert_close(result[:, -ticks:], clean[:, -ticks:], rtol=1e-4, atol=1e-4)
+
+
+def test_slow_numbers_stay_standard_normal_and_change_slowly():
+    generator = torch.Generator().manual_seed(0)
+    slow = [torch.randn(4000, 1, generator=generator)]
+    for _ in range(23):
+        slow.append(drifted(slow[-1], torch.randn(4000, 1, generator=generator)))
+    assert 0.95 < slow[-1].std() < 1.05
+    lasting = torch.corrcoef(torch.cat([slow[0], slow[1], slow[-1]], 1).T)[0]
+    assert lasting[1] > 0.96 and 0.45 < lasting[2] < 0.55
 
 
 @torch.no_grad()
@@ -157,7 +170,7 @@ def test_a_rolling_window_of_one_is_frame_wise_denoising_in_one_step(world):
 )
 def test_players_in_a_batch_do_not_see_each_other(world, schedule):
     state = recache(world, started(world, schedule, players=2), torch.ones(2, 2, 4))
-    assert {name: (shape[1:], state[name].dtype) for name, (shape, _) in state_shapes(TINY, schedule).items()} == {
+    assert {name: (shape[1:], state[name].dtype) for name, (shape, _) in state_shapes(world.spec, schedule).items()} == {
         name: (tuple(value.shape[1:]), value.dtype) for name, value in state.items()
     }
     alone = {name: value[1:] for name, value in state.items()}

@@ -169,6 +169,26 @@ def test_two_futures_are_learned_from_histories_of_their_own(run, recording):
     assert spread() < apart
 
 
+def test_futures_are_learned_from_the_slow_numbers_that_made_them(run, recording):
+    spec = read_plan(run)
+    spec = replace(spec, generator=replace(spec.generator, slow=2))
+    latents, world = prepare(spec, recording, run, Team.join())
+    load_weights(world.generator, run / "world.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    lesson = Lesson(latents.clips(spec, latents.starts(19)[:3], 20, draw))
+    lesson.roll_out_futures(world, draw)
+    assert lesson.slow.shape[:3] == (3, 40, 2)
+    began = spec.window + 2
+    first, second = lesson.slow[..., 0, 0].unflatten(1, (2, 20)).unbind(1)
+    changes = first[:, began:].diff(dim=1)
+    assert 0 < changes.abs().mean() < 0.4 * (first - second)[:, began:].abs().mean()
+    told = []
+    world.generator.embed.register_forward_pre_hook(lambda module, given: told.append(given[0].detach()))
+    lesson.loss(world, *lesson.levels(draw), clip_layer, draw)
+    noisy = unpatchify(told[0], spec.generator.patch, world.generator.grid)[:, 20:, :2, 0, 0]
+    torch.testing.assert_close(noisy, torch.stack([first, second], 1).flatten(0, 1), rtol=0.01, atol=0.01)
+
+
 def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):
     pictures = torch.rand(2, 3, 32, 32)
     latent = load_codec(read_plan(run), run).encode(pictures)

@@ -43,6 +43,7 @@ class GeneratorSpec:
     mlp_ratio: int = 4
     action_history: int = 4  # ticks of actions that a frame is told of, its own included
     reach: tuple[int, int] = (0, 0)  # latent cells, down and across, by which things may move from frame to frame
+    slow: int = 0  # of the numbers that a frame begins from, how many change slowly from tick to tick
 
     def __post_init__(self) -> None:
         if len(self.reach) != 2 or min(self.reach) < 0:

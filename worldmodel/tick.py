@@ -25,7 +25,7 @@ from worldmodel.schedule.plan import Plan
 from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
 from worldmodel.transformer.clip import clean_layer, recent_frames
-from worldmodel.transformer.generator import FRESH, RECENT, Generator, first_noise, patchify, unpatchify
+from worldmodel.transformer.generator import FRESH, RECENT, Generator, drifted, first_noise, patchify, unpatchify
 from worldmodel.transformer.play import (
     Conditions,
     Embedding,
@@ -63,6 +63,7 @@ def state_shapes(
     latents: clean latents of the sink, of the window, and of the pending frame
     told: the prompt of the last recache, zero before the first; fresh: ticks for which it is still news
     sink_actions, actions: what led to them, with history; the last entry led to the pending frame
+    slow: those of the numbers that a frame begins from that change slowly (worlds with such only)
     flight: frames still being denoised, the oldest first, each at its own noise level (rolling schedules only)
     reward, terminated: of the newest tick, see heads.py (worlds with heads only)
     kv.N: keys and values of block N, not turned in time; heads before slots, so that a head's keys lie together
@@ -80,6 +81,8 @@ def state_shapes(
         "sink_actions": ((1, history, actions), torch.float32),
         "actions": ((1, spec.window + history, actions), torch.float32),
     }
+    if sizes.slow:
+        shapes["slow"] = ((1, sizes.slow), torch.float32)
     if schedule.frames > 1:
         shapes["flight"] = ((1, schedule.frames - 1, *latent), torch.float32)
     if spec.heads:
@@ -107,6 +110,8 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
         "sink_actions": actions[:, 0].float(),
         "actions": torch.cat([actions[:, 1, :-1], actions[:, 1:, -1]], 1).float(),
     }
+    if spec.generator.slow:
+        state["slow"] = torch.zeros(batch, spec.generator.slow, device=device)
     if schedule.frames > 1:
         state["flight"] = latents[:, -1:].float().expand(-1, schedule.frames - 1, -1, -1, -1).contiguous()
     if spec.heads:
@@ -211,10 +216,11 @@ def walk(
     settled = _Settled(fresh == 1)
     clock = _Clock(state["position"], state["frame"], turns, settled)
     keep = world.spec.sink_keep
+    beginning = _Beginning(state.get("slow"), sizes.patch)
     memory = [_Remembered(state[f"kv.{number}"], clock, settled, keep) for number in range(sizes.depth)]
 
     for number, row in enumerate(plan.rows):
-        flown += [next(noises)[0] for _ in row[len(flown) :]]
+        flown += [beginning(next(noises)[0]) for _ in row[len(flown) :]]
         line = [*shown, *flown]
         times = range(0 if number == 0 else 1, len(flown) + 1)  # the pending frame rides in the first pass
         x = side_by_side([embedding(line[: len(shown) + time], time) for time in times])
@@ -254,6 +260,8 @@ def walk(
         "sink_actions": settled.sink(state["sink_actions"], state["actions"][:, -sizes.action_history :]),
         "actions": torch.cat([state["actions"][:, 1:], action.unsqueeze(1)], 1),
     }
+    if beginning.slow is not None:
+        after["slow"] = beginning.slow
     if flying > 1:
         after["flight"] = latents[:, 1:]
     if world.heads is not None:
@@ -264,6 +272,22 @@ def walk(
 
 def _renoise(clean: Tensor, level: float, noises: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
     return (1 - level) * clean + level * next(noises)[1]
+
+
+class _Beginning:
+    """What frames begin from, one after the other, as tokens. slow: [batch, numbers] or None."""
+
+    def __init__(self, slow: Tensor | None, patch: int) -> None:
+        self.slow, self._cells = slow, patch**2
+
+    def __call__(self, noise: Tensor) -> Tensor:
+        """noise: [batch, tokens, width], of `first_noise`; a channel's cells lie together."""
+        if self.slow is None:
+            return noise
+        width = self.slow.shape[1] * self._cells
+        self.slow = drifted(self.slow, noise[:, 0, : width : self._cells])
+        kept = self.slow.repeat_interleave(self._cells, 1).unsqueeze(1).expand(-1, noise.shape[1], -1)
+        return torch.cat([kept, noise[..., width:]], -1)
 
 
 class _Settled:

@@ -17,17 +17,22 @@ from worldmodel.transformer.clip import Clip
 
 
 @torch.no_grad()
-def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Generator) -> Tensor:
-    """The clip's latents, of which those after frame `begin` are the world's own, played under the clip's keys.
+def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The clip's latents, of which those after frame `begin` are the world's own, played under the clip's keys; and the
+    slow numbers that each frame began from, [batch, frames, numbers].
 
     ticks: after so many, play begins again from the recorded frame, which stays.
     """
     schedule = world.spec.schedule
     clean = clip.clean.clone()
-    frames = clean.shape[1]
+    batch, frames = clean.shape[:2]
+    numbers = world.spec.generator.slow
+    slow = torch.randn(batch, frames, numbers, device=clean.device, generator=draw)
     begins = range(begin, frames - 1, ticks + 1)
     states = [begin_play(world, clip, first, schedule) for first in begins]
     state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
+    if numbers:
+        state["slow"] = torch.randn(len(states) * batch, numbers, device=clean.device, generator=draw)
     for tick in range(1, ticks + 1):
         at = [min(first + tick, frames - 1) for first in begins]  # the last ones may play past the end, for nothing
         action, prompt = (torch.cat([part[:, frame] for frame in at]) for part in (clip.actions[:, :, -1], clip.prompt))
@@ -37,4 +42,8 @@ def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Gener
         for first, made in zip(begins, latent.float().chunk(len(begins)), strict=True):
             if first + tick < frames:
                 clean[:, first + tick] = made
-    return clean
+        if numbers:
+            for first, now in zip(begins, state["slow"].chunk(len(begins)), strict=True):
+                if first + tick < frames:
+                    slow[:, first + tick] = now
+    return clean, slow

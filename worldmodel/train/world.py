@@ -170,6 +170,7 @@ class Lesson:
         self.cut = drawn.cut[:, :, None, None, None]
         self.returning = drawn.returning[:, :, None, None] > 0
         self.own: Tensor | None = None
+        self.slow: Tensor | None = None  # [batch, draws · frames, numbers, 1, 1], that led to the world's own frames
         self.rolled = False
         self.futures = 1  # histories of each clip, one for each draw or the same for all
 
@@ -178,7 +179,8 @@ class Lesson:
 
         Then the picture is worn, but lies where the recording has it, so that mending it can be learned.
         """
-        self.own, self.rolled = play_out(world, self.clip, world.spec.window + 1, SHORT_RUN, draw), True
+        self.own, _ = play_out(world, self.clip, world.spec.window + 1, SHORT_RUN, draw)
+        self.rolled = True
 
     def roll_out_futures(self, world: World, draw: torch.Generator) -> None:
         """Let the world play every clip twice, from its first frames to its end: two futures of one beginning.
@@ -190,7 +192,8 @@ class Lesson:
         """
         self.clip, self.futures = self.clip.repeated(2), 2
         begin = world.spec.window + 1
-        self.own, self.rolled = play_out(world, self.clip, begin, self.clip.clean.shape[1] - 1 - begin, draw), True
+        self.own, slow = play_out(world, self.clip, begin, self.clip.clean.shape[1] - 1 - begin, draw)
+        self.slow, self.rolled = slow.unflatten(0, (-1, self.futures)).flatten(1, 2)[..., None, None], True
 
     def levels(self, draw: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Noise levels and tile starts for `loss`. What is seen of a frame besides its history must agree with that,
@@ -220,7 +223,12 @@ class Lesson:
         targets = target.repeat(1, draws, 1, 1, 1)
         level = sigma[:, :, None, None, None]
         noise = torch.randn_like(targets)
-        noisy = torch.where(level < 1, (1 - level) * targets + level * noise, first_noise(noise))
+        begun = first_noise(noise)
+        if self.slow is not None:
+            begun = torch.cat(
+                [self.slow.expand(*begun.shape[:2], -1, *begun.shape[3:]), begun[:, :, self.slow.shape[2] :]], 2
+            )
+        noisy = torch.where(level < 1, (1 - level) * targets + level * noise, begun)
         shown, levels = (part.unflatten(1, (self.futures, -1)).flatten(0, 1) for part in (noisy, sigma))
         made = denoise_clip(
             world.generator, self._history(draw), shown, levels, tile_start, world.spec.window, layer

@@ -21,6 +21,7 @@ NORM_EPSILON = 1e-6
 FRESH = 16  # ticks after a prompt switch in which the picture turns towards the prompt
 HEARD = 0.25  # how much of a prompt a new generator hears after that: what is shown says more than words
 ASTRAY = 0.5  # size of the numbers, drawn once and for all, that tell of a future that is not to be
+SLOWLY = 0.97  # how much of a slow number is left after a tick: half of it after 23
 RECENT = 2  # frames before it that a frame is given as channels: position and speed at every place
 STAYS = 7.0  # how much surer a new generator is that what a cell shows was there before than elsewhere in reach
 
@@ -222,6 +223,15 @@ def first_noise(noise: Tensor) -> Tensor:
     rows, columns = noise.shape[-2:]
     common = noise.mean((-2, -1), keepdim=True) * math.sqrt(rows * columns)
     return common.expand(*[-1] * (noise.dim() - 2), rows, columns)
+
+
+def drifted(slow: Tensor, fresh: Tensor) -> Tensor:
+    """Slow numbers after a tick, standard normal like fresh ones and like those before.
+
+    What is open over many ticks, as where a road leads, is decided a little in each of them. By numbers that last a
+    world can decide it the same way all the time (noise that frames have in common: PYoCo, arXiv:2305.10474).
+    """
+    return SLOWLY * slow + math.sqrt(1 - SLOWLY**2) * fresh
 
 
 def turn_space(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
