@@ -89,6 +89,15 @@ def pen_of(numbers: Tensor) -> Tensor:
     return numbers.float() + torch.tensor([0, 0.5, 0.5], device=numbers.device) / POINTER_STEPS
 
 
+def drawing(x: float, y: float) -> set[str]:
+    """The buttons that hold the pen down at this place, within 0..1 of the picture, as nearly as can be."""
+    found = {"draw"}
+    for axis, place in (("x", x), ("y", y)):
+        step = min(max(int(place * POINTER_STEPS), 0), POINTER_STEPS - 1)
+        found |= {f"{axis}{1 << bit}" for bit in range(POINTER_STEPS.bit_length() - 1) if step >> bit & 1}
+    return found
+
+
 def drawn(places: Tensor, seen: Tensor, held: Tensor, pen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The tracks one picture later: where they are, which there are, and which the pen holds.
 
