@@ -167,8 +167,13 @@ class VizDoom:
     mirror: ClassVar[list[tuple[str, str]]] = []
     facts = ("health", "ammo", "x", "y", "angle", "pitch", "kills", "visible_monsters", "scene_index")
 
-    def __init__(self, scenes: Iterable[str] = tuple(SCENES), split: Literal["train", "test"] = "train") -> None:
-        """scenes: names from SCENES. split: which episodes a seed names, and whether captions are held-out ones."""
+    def __init__(
+        self, scenes: Iterable[str] = tuple(SCENES), split: Literal["train", "test"] = "train", tracks: bool = False
+    ) -> None:
+        """scenes: names from SCENES. split: which episodes a seed names, and whether captions are held-out ones.
+
+        tracks: tell `motion`, too, for which the engine draws everything twice.
+        """
         self.scenes = tuple(scenes)
         for name in self.scenes:
             if name not in SCENES:
@@ -176,7 +181,7 @@ class VizDoom:
         if not self.scenes:
             raise SpecError(f"scenes: got none, need at least one of {', '.join(SCENES)}")
         cv2.setNumThreads(1)  # the pictures are small, and recordings run one process per core
-        self._split = split
+        self._split, self._tracks = split, tracks
         self._folder = Path(tempfile.mkdtemp(prefix="worldloop-doom-"))
         self._games: dict[str, DoomGame] = {}  # started when first needed: each is a process of its own
         self._close = weakref.finalize(self, close_games, self._games, self._folder)
@@ -188,7 +193,7 @@ class VizDoom:
         captions = SCENE_CAPTIONS if self._split == "train" else HELD_OUT_CAPTIONS
         self._scene = {"captions": list(captions[self._name]), "scene": self._name}
         if self._name not in self._games:
-            self._games[self._name] = start_game(self._name, self._folder)
+            self._games[self._name] = start_game(self._name, self._folder, self._tracks)
         self._game = self._games[self._name]
         self._game.set_seed(int(rng.integers(2**31)))
         self._game.new_episode()
@@ -200,7 +205,7 @@ class VizDoom:
         self._outcome = BEGUN
         self._walls = wall_lines(self._state)
         self._before: Sight | None = None
-        self._sight = self._look()
+        self._sight: Sight | None = self._look()
         return shrink(self._screen)
 
     def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
@@ -224,8 +229,10 @@ class VizDoom:
         visible = self.view().visible_monsters(FIELD_OF_VIEW)
         return np.array([*self._variables[:OWN], len(visible), list(SCENES).index(self._name)], np.float32)
 
-    def motion(self) -> Motion:
+    def motion(self) -> Motion | None:
         """How far what the middle of each cell shows came since the frame before, from the map and the objects."""
+        if self._sight is None:
+            return None
         rows, columns = (
             (np.arange(side // MOTION_CELL) + 0.5) * MOTION_CELL - side / 2 for side in (self.height, self.width)
         )
@@ -264,7 +271,9 @@ class VizDoom:
         self._variables = state.game_variables  # in the order that start_game asks for
         self._health = float(self._variables[0])
 
-    def _look(self) -> Sight:
+    def _look(self) -> Sight | None:
+        if not self._tracks:
+            return None
         *eye, angle = self._variables[OWN:]
         return Sight.of(self._state, np.array(eye), float(angle), self._walls, PLAYER)
 
@@ -272,8 +281,8 @@ class VizDoom:
         return tuple((o.position_x, o.position_y) for o in self._state.objects if o.name in names)
 
 
-def start_game(name: str, folder: Path) -> DoomGame:
-    """Start the engine on one scene; everything that it writes goes to the folder."""
+def start_game(name: str, folder: Path, labels: bool = False) -> DoomGame:
+    """Start the engine on one scene; everything that it writes goes to the folder. labels: of every pixel, as well."""
     try:
         import vizdoom
     except ImportError as missing:
@@ -308,7 +317,7 @@ def start_game(name: str, folder: Path) -> DoomGame:
     )
     game.set_objects_info_enabled(True)
     game.set_sectors_info_enabled(True)
-    game.set_labels_buffer_enabled(True)
+    game.set_labels_buffer_enabled(labels)
     game.set_episode_timeout(0)
     game.set_doom_config_path(str(folder / f"{name}.ini"))
     arguments = "+sv_infiniteammo 1 +sv_cheats 1"
