@@ -17,6 +17,7 @@ from test_export import CARD, SPEC, FakeGame
 from export.onnx import export_graphs
 from export.pack import load_world, pack, read_card
 from runtime.bindings import Controls
+from runtime.cli import main
 from runtime.parity import TOLERANCE, compare
 from runtime.replay import Recorder, open_replay, play_again
 from runtime.session import Session
@@ -25,11 +26,16 @@ from worldmodel.condition.drag import dragged
 from worldmodel.condition.native import buttons, presses_of
 from worldmodel.condition.tracks import REACH, drawing
 from worldmodel.errors import DatasetError, SpecError
+from worldmodel.schedule.table import rolling
 from worldmodel.spec import CameraSpec, DragSpec, WorldSpec
 from worldmodel.tick import State, next_latent, state_shapes, tick
 from worldmodel.tick import World as TorchWorld
 from worldmodel.train.codec import train_codec
 from worldmodel.train.dataset import Dataset
+from worldmodel.train.distil.long_tuning import Streamed
+from worldmodel.train.distil.roll_out import Played
+from worldmodel.train.distil.rolling_forcing import Rolled
+from worldmodel.train.distil.setting import Setting
 from worldmodel.train.envs.car_racing import CarRacing
 from worldmodel.train.envs.motion import picture_motion, usual_drag
 from worldmodel.train.latents import LatentSet, tracks_of
@@ -105,14 +111,15 @@ def test_a_drive_tells_where_the_ground_came_from_but_nothing_of_the_car(tmp_pat
 def test_a_recording_without_tracks_says_so(tmp_path):
     with pytest.raises(DatasetError, match="'crafter' tells none; known of car_racing, vizdoom"):
         picture_motion(written(tmp_path / "a", {"x": [0.0]}, [0], "crafter"))
-    with pytest.raises(
-        DatasetError, match="recorded without the motion of what it shows; record it again with --tracks"
-    ):
+    with pytest.raises(DatasetError, match="recorded without motion; record it again with --tracks"):
         picture_motion(written(tmp_path / "b", {"x": [0.0]}, [0], "vizdoom"))
     with pytest.raises(DatasetError, match="two frames"):
         usual_drag(written(tmp_path / "c", {"x": [0.0], "y": [0.0], "yaw": [0.0]}, [0], "car_racing"))
     with pytest.raises(SpecError, match="above 0"):
         DragSpec(0.0)
+    with pytest.raises(SystemExit) as left:
+        main(["record", "CarRacing-v3", "--tracks", "--frames", "10", "--out", str(tmp_path / "d")])
+    assert left.value.code == 2
 
 
 def test_a_mirrored_map_leads_the_other_way_from_the_other_side(tmp_path):
@@ -181,6 +188,20 @@ def test_a_trained_world_goes_where_points_are_led(monkeypatch):
         shown = clip.clean[:, 4]
         away = [(made - shown.roll(way, 3))[..., 1:-1].square().mean((1, 2, 3)) for way in (-1, 0, 1)]
         assert (torch.stack(away).argmin(0) == right + 1).float().mean() > 0.8
+
+
+def test_roll_outs_of_students_are_led_and_so_are_their_scores(monkeypatch):
+    monkeypatch.setattr("worldmodel.train.latents.DRAGGED", 1.0)
+    torch.manual_seed(0)
+    world = TorchWorld(replace(SHIFTED, schedule=rolling(2)))
+    setting = Setting(world, world, shifted(200), 2, clip_layer)
+    for sampler in (Played(setting, 4), Rolled(setting, windows=1), Streamed(setting)):
+        led = [False]
+        with monkeypatch.context() as patch:
+            told = world.generator.led_tokens
+            patch.setattr(world.generator, "led_tokens", lambda x, led=led, told=told: led.append(x.any()) or told(x))
+            sample = sampler(torch.Generator().manual_seed(0))
+        assert any(led) and sample.clip.led.shape[:2] == sample.made.shape[:2] and sample.clip.led.any()
 
 
 def test_a_run_learns_tracks_goes_on_and_begins_from_a_world_without(tmp_path):

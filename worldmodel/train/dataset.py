@@ -155,7 +155,7 @@ class Dataset:
         for path in self.shards:
             with _open(path) as file:
                 if "motion" not in file:
-                    raise DatasetError(f"{path}: has not the motion of what it shows; record it again with --tracks")
+                    raise DatasetError(f"{path}: recorded without motion; record it again with --tracks")
                 found.append(file["motion"][:])
         return np.concatenate(found)
 
