@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.quantize import SMALL
 from export.ticks import Tick, ticks
 from worldmodel.begin import begin, context_frames
-from worldmodel.condition.camera_motion import buttons
+from worldmodel.condition.native import buttons
 from worldmodel.tick import World, recache, state_shapes
 
 OPSET = 20  # 23 keeps attention as one operator, which openvino and onnxruntime run no faster

@@ -32,7 +32,7 @@ from export.quantize import LOCATION, store_weights
 from export.ticks import ticks
 from export.world_file import write_world
 from worldmodel.begin import begin, context_frames
-from worldmodel.condition.camera_motion import BUTTONS, buttons
+from worldmodel.condition.native import buttons
 from worldmodel.errors import SpecError
 from worldmodel.prompt import encoder as prompts
 from worldmodel.schedule.table import ScheduleTable
@@ -138,8 +138,8 @@ def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int)
         "prompts": card.prompts,
         "default_start": card.starts[0].name,
         "actions": [
-            {"name": button.name, "keys": list(button.keys), **({"condition": "camera"} if button in BUTTONS else {})}
-            for button in buttons(spec)
+            {"name": button.name, "keys": list(button.keys), **({"condition": condition} if condition else {})}
+            for button, condition in buttons(spec).items()
         ],
         "state": {
             name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}

@@ -47,7 +47,7 @@ class Controls:
         self._pointer: frozenset[str] = frozenset()  # keys that tell its latest place; others since do not count
         self._arrived: float | None = None
         self._newest = 0
-        self.bind({action.name: default_keys(action) for action in actions})
+        self.bind(default_bindings(actions))
 
     def bind(self, keys: dict[str, tuple[str, ...]]) -> None:
         """Use these keys from now on."""
@@ -108,8 +108,22 @@ class Controls:
         self._arrived = at
 
 
-def default_keys(action: Action) -> tuple[str, ...]:
-    """The world's own keys for an action, and what lies beside them on a gamepad and a mouse."""
-    if any(":" in key for key in action.keys):
-        return action.keys
-    return (*action.keys, *(other for key in action.keys for other in BESIDE.get(key, ())))
+def default_bindings(actions: Iterable[Action]) -> dict[str, tuple[str, ...]]:
+    """For every action the world's own keys, and what lies beside them on a gamepad and a mouse, unless the world has
+    another use for that.
+    """
+    actions = tuple(actions)
+    used = {key for action in actions for key in action.keys}
+    return {
+        action.name: (
+            *action.keys,
+            *(
+                other
+                for key in action.keys
+                if not any(":" in own for own in action.keys)
+                for other in BESIDE.get(key, ())
+                if other not in used
+            ),
+        )
+        for action in actions
+    }

@@ -17,7 +17,7 @@ from typing import Any
 
 import platformdirs
 
-from runtime.bindings import default_keys
+from runtime.bindings import default_bindings
 from runtime.errors import BindingsError
 from runtime.manifest import PLAYER_KEYS, Manifest
 
@@ -32,7 +32,7 @@ def bindings_path() -> Path:
 
 def read_bindings(path: Path, manifest: Manifest) -> dict[str, tuple[str, ...]]:
     """Every action's keys: the file's where it names them, else the world's. No file: the world's."""
-    keys = {action.name: default_keys(action) for action in manifest.actions}
+    keys = default_bindings(manifest.actions)
     table = _document(path).get(manifest.name, {})
     if not isinstance(table, dict):
         raise BindingsError(f'{path}: {manifest.name} must be a table: write [{manifest.name}], then action = ["key"]')

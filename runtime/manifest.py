@@ -48,7 +48,7 @@ class TensorSpec:
 class Action:
     """A button of the world and the keys that press it by default, by their pygame names.
 
-    condition: what it leads, where that is nothing of the game's own (`camera`).
+    condition: what it leads, where that is nothing of the game's own (`camera`, `tracks`).
     """
 
     name: str

@@ -20,7 +20,8 @@ from runtime.file_world import FileWorld
 from runtime.parity import TOLERANCE, compare
 from runtime.session import Session
 from runtime.world import World
-from worldmodel.condition.camera_motion import buttons, controls, leading, widened
+from worldmodel.condition.camera_motion import leading, widened
+from worldmodel.condition.native import buttons, controls
 from worldmodel.errors import DatasetError, SpecError
 from worldmodel.spec import CameraSpec, CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchWorld

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worldmodel.schedule.table import ScheduleTable, frame_wise, rolling
-from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
+from worldmodel.spec import CodecSpec, DragSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import (
     State,
     World,
@@ -31,10 +31,14 @@ TINY = WorldSpec(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[{}, {"reach": (1, 2), "slow": 2}], ids=["plain", "moves"])
+KINDS = {"plain": ({}, None), "moves": ({"reach": (1, 2), "slow": 2}, None), "dragged": ({}, DragSpec(4.0))}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def world(request: pytest.FixtureRequest) -> World:
     torch.manual_seed(0)
-    world = World(replace(TINY, generator=replace(TINY.generator, **request.param))).eval()
+    sizes, tracks = KINDS[request.param]
+    world = World(replace(TINY, generator=replace(TINY.generator, **sizes), tracks=tracks)).eval()
     for parameter in world.parameters():  # layers that start at zero would hide mistakes
         torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
     if world.generator.moved:  # chosen too sharply, the last bit of a float grows from tick to tick
@@ -77,8 +81,10 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
         state = recache(world, state, torch.randn(1, 2, 4))
     state = recache(world, state, prompt)
     first = state["latents"][:, 1:]
-    for action, _, noise in inputs(world, schedule, ticks):
-        latent, state = next_latent(world, state, action, prompt, noise, schedule)
+    led = torch.randn(1, ticks, 3, *TINY.latent_shape[1:]) if world.spec.tracks else None
+    for number, (action, _, noise) in enumerate(inputs(world, schedule, ticks)):
+        at = None if led is None else led[:, number]
+        latent, state = next_latent(world, state, action, prompt, noise, schedule, at)
         history = torch.cat([history, action.unsqueeze(1)], 1)
         made.append(latent)
         second_input.append(noise)
@@ -88,7 +94,8 @@ def test_playing_equals_the_parallel_pass_that_training_uses(world, news):
     told = torch.stack([told[0], *[history[:, i : i + 3] for i in range(frames - 1)]], 1)
     prompts = prompt.unsqueeze(1).expand(-1, frames, -1, -1)
     fresh = torch.full((1, frames), float(news))
-    clip = Clip(clean, torch.zeros(1, frames), told, prompts, prompts, fresh, fresh)
+    of_clip = None if led is None else torch.nn.functional.pad(led, (*[0] * 6, frames - ticks, 0))
+    clip = Clip(clean, torch.zeros(1, frames), told, prompts, prompts, fresh, fresh, led=of_clip)
     each = torch.arange(frames).expand(1, -1)
 
     def denoised(noisy, sigma):
@@ -170,9 +177,9 @@ def test_a_rolling_window_of_one_is_frame_wise_denoising_in_one_step(world):
 )
 def test_players_in_a_batch_do_not_see_each_other(world, schedule):
     state = recache(world, started(world, schedule, players=2), torch.ones(2, 2, 4))
-    assert {name: (shape[1:], state[name].dtype) for name, (shape, _) in state_shapes(world.spec, schedule).items()} == {
-        name: (tuple(value.shape[1:]), value.dtype) for name, value in state.items()
-    }
+    assert {
+        name: (shape[1:], state[name].dtype) for name, (shape, _) in state_shapes(world.spec, schedule).items()
+    } == {name: (tuple(value.shape[1:]), value.dtype) for name, value in state.items()}
     alone = {name: value[1:] for name, value in state.items()}
     for action, prompt, noise in inputs(world, schedule, 5, players=2):
         kept = {name: value.clone() for name, value in state.items()}

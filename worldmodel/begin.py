@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.condition.camera_motion import controls
+from worldmodel.condition.native import controls
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import State, World, start
 

@@ -104,6 +104,7 @@ CONDITIONS: dict[str, Entry] = {
     ),
     "camera": Entry("camera path as projective positions", "github.com/shengshu-ai/minWM", OURS, ("minwm",)),
     "camera_motion": Entry("the camera's own motion, from the game's poses", "", OURS, NATIVE),
+    "drag": Entry("points dragged with the mouse, from the game's geometry", "", OURS, NATIVE),
     "rays": Entry("camera path as a map of rays", "arXiv:2601.20540", OURS, ("lingbot_world",)),
     "tracks": Entry("points drawn with the mouse, as channels", "arXiv:2511.01266", OURS, ("motion_stream",)),
 }

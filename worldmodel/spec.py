@@ -88,6 +88,19 @@ class CameraSpec:
 
 
 @dataclass(frozen=True)
+class DragSpec:
+    """What a world is told of points that are dragged over its picture, see condition/drag.py."""
+
+    pixels: float  # that 1 means, down or across, in a tick; a point is dragged no faster
+
+    NUMBERS: ClassVar[int] = 3  # in each latent cell: whether a point is led to it; how far it came down, to the right
+
+    def __post_init__(self) -> None:
+        if not self.pixels > 0:
+            raise SpecError(f"tracks.pixels must be above 0: got {self.pixels}")
+
+
+@dataclass(frozen=True)
 class WorldSpec:
     """A world: its picture, its actions, its parts."""
 
@@ -110,6 +123,7 @@ class WorldSpec:
     schedule: ScheduleTable = field(default_factory=lambda: frame_wise(1.0, 0.3))
     heads: HeadsSpec | None = None  # of reward and end, in worlds that tell them
     camera: CameraSpec | None = None  # in worlds whose camera can be led
+    tracks: DragSpec | None = None  # in worlds where points of the picture can be
 
     def __post_init__(self) -> None:
         if self.sink != 1:
@@ -141,8 +155,9 @@ class WorldSpec:
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(self)
-        if self.camera is None:  # files of worlds without stay what they were before there were any with
-            del fields["camera"]
+        for name in ("camera", "tracks"):  # files of worlds without stay what they were before there were any with
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(fields)
 
     @staticmethod
@@ -157,6 +172,7 @@ class WorldSpec:
             raw["mirror"] = _tuples(raw["mirror"])
             raw["heads"] = HeadsSpec(**raw["heads"]) if raw.get("heads") else None
             raw["camera"] = CameraSpec(**raw["camera"]) if raw.get("camera") else None
+            raw["tracks"] = DragSpec(**raw["tracks"]) if raw.get("tracks") else None
             return WorldSpec(**raw)
         except (TypeError, KeyError) as error:
             raise SpecError(f"not a world spec of this version: {error}") from error

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.codec.small import Codec
-from worldmodel.condition.camera_motion import controls
+from worldmodel.condition import drag
+from worldmodel.condition.native import controls, presses_of
 from worldmodel.heads import Heads, begun
 from worldmodel.schedule.plan import Plan
 from worldmodel.schedule.table import ScheduleTable
@@ -65,6 +66,7 @@ def state_shapes(
     sink_actions, actions: what led to them, with history; the last entry led to the pending frame
     slow: those of the numbers that a frame begins from that change slowly (worlds with such only)
     flight: frames still being denoised, the oldest first, each at its own noise level (rolling schedules only)
+    tracks.…: the points that are led, see condition/drag.py (worlds with tracks only)
     reward, terminated: of the newest tick, see heads.py (worlds with heads only)
     kv.N: keys and values of block N, not turned in time; heads before slots, so that a head's keys lie together
     """
@@ -87,6 +89,8 @@ def state_shapes(
         shapes["flight"] = ((1, schedule.frames - 1, *latent), torch.float32)
     if spec.heads:
         shapes |= {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in begun(1).items()}
+    if spec.tracks:
+        shapes |= drag.state_shapes()
     for layer in range(sizes.depth):
         shapes[f"kv.{layer}"] = ((1, 2, sizes.heads, slots, spec.tokens, sizes.head_dim), torch.float32)
     return shapes
@@ -117,7 +121,7 @@ def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTabl
     if spec.heads:
         state |= begun(batch, device)
     for name, (shape, dtype) in state_shapes(spec, schedule).items():
-        if name.startswith("kv."):
+        if name.startswith(("kv.", "tracks.")):
             state[name] = torch.zeros(batch, *shape[1:], dtype=dtype, device=device)
     return state
 
@@ -159,7 +163,8 @@ def tick(
     noise: [batch, schedule.noises, channels, rows, columns], standard normal.
     Returns uint8 [batch, height, width, 3] and the state for the next call.
     """
-    latent, state = next_latent(world, state, controls(world.spec, action), prompt, noise, schedule)
+    told, led, state = _told(world.spec, state, action)
+    latent, state = next_latent(world, state, told, prompt, noise, schedule, led)
     return world.codec.picture(latent), state
 
 
@@ -172,8 +177,20 @@ def reprime(
     action was known all along. noise: [batch, count_noises(schedule.reprime), channels, rows, columns].
     """
     schedule = schedule or world.spec.schedule
-    latent, state = walk(world, state, controls(world.spec, action), prompt, noise, schedule.reprime)
+    told, led, state = _told(world.spec, state, action)
+    latent, state = walk(world, state, told, prompt, noise, schedule.reprime, led=led)
     return world.codec.picture(latent), state
+
+
+def _told(spec: WorldSpec, state: State, action: Tensor) -> tuple[Tensor, Tensor | None, State]:
+    """What buttons tell the next frame: its condition vector, and the map of points that are led; and the state in
+    which these are where they go.
+    """
+    told = controls(spec, action)
+    if spec.tracks is None:
+        return told, None, state
+    led, points = drag.dragged(spec, state, presses_of("tracks", spec, action))
+    return told, led, state | points
 
 
 def count_noises(plan: Plan) -> int:
@@ -182,18 +199,32 @@ def count_noises(plan: Plan) -> int:
 
 
 def next_latent(
-    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, schedule: ScheduleTable | None = None
+    world: World,
+    state: State,
+    action: Tensor,
+    prompt: Tensor,
+    noise: Tensor,
+    schedule: ScheduleTable | None = None,
+    led: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """`tick` without the decoder: the next clean latent [batch, channels, rows, columns] and the state after it.
 
-    action: [batch, spec.controls].
+    action: [batch, spec.controls]. led: [batch, DragSpec.NUMBERS, rows, columns], in worlds with tracks; None: nothing
+    is.
     """
     schedule = schedule or world.spec.schedule
-    return walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"))
+    return walk(world, state, action, prompt, noise, schedule.steady, state.get("flight"), led)
 
 
 def walk(
-    world: World, state: State, action: Tensor, prompt: Tensor, noise: Tensor, plan: Plan, flight: Tensor | None = None
+    world: World,
+    state: State,
+    action: Tensor,
+    prompt: Tensor,
+    noise: Tensor,
+    plan: Plan,
+    flight: Tensor | None = None,
+    led: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """The passes of one tick, on frames as tokens: they are the plan's lanes.
 
@@ -204,14 +235,14 @@ def walk(
     flown = [] if flight is None else each(patchify(flight, sizes.patch))
     begun, flying = first_noise(noise), plan.lanes
     noises = iter(zip(each(patchify(begun, sizes.patch)), each(patchify(noise, sizes.patch)), strict=True))
-    # Frames in flight carry the newest action: the oldest leaves with it, for the others it is a prediction.
+    # Frames in flight carry the newest action and map: the oldest leaves with them, for the others they are guesses.
     past = torch.cat([state["actions"], action.unsqueeze(1).expand(-1, flying, -1)], 1)
     ends = range(past.shape[1] - flying, past.shape[1] + 1)
     told = torch.stack([past[:, end - sizes.action_history : end] for end in ends], 1)
     fresh = state["fresh"]
     sigmas = [[level.sigma for level in row] for row in plan.rows]
     conditions = Conditions(generator, sigmas, told, prompt, (fresh > 0).float())
-    embedding, turns = Embedding(generator), Turns(generator, sizes.head_dim)
+    embedding, turns = Embedding(generator, led), Turns(generator, sizes.head_dim)
     layers = [Layer(block, turns) for block in generator.layers]
     settled = _Settled(fresh == 1)
     clock = _Clock(state["position"], state["frame"], turns, settled)
@@ -264,6 +295,7 @@ def walk(
         after["slow"] = beginning.slow
     if flying > 1:
         after["flight"] = latents[:, 1:]
+    after |= {name: state[name] for name in state if name.startswith("tracks.")}
     if world.heads is not None:
         after |= world.heads.outcome(after)
     after |= {f"kv.{number}": remembered.kv for number, remembered in enumerate(memory)}

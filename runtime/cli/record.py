@@ -36,6 +36,10 @@ def command(
         int | None, typer.Option(min=0, help="racer: another number records the same drives in other colours")
     ] = None,
     worn: Annotated[bool, typer.Option(help="racer: the same drives along a worn road, to learn to mend it")] = False,
+    tracks: Annotated[
+        bool,
+        typer.Option(help="doom: also where everything in the picture came from, to train with --condition tracks"),
+    ] = False,
     minutes: Annotated[float | None, typer.Option(help="begin no further shard after this time")] = None,
     resume: Annotated[bool, typer.Option(help="go on with the data set in --out")] = False,
     show: Annotated[bool, typer.Option(help="write a contact sheet or a video of a data set")] = False,
@@ -56,7 +60,7 @@ def command(
 
     from worldmodel.train.record import EPISODE_TICKS, Recording, prepare, record
 
-    adapter, options = _adapter(env, split, size, palette, worn)
+    adapter, options = _adapter(env, split, size, palette, worn, tracks)
     total = frames if frames is not None else int(episodes or 0) * sum(EPISODE_TICKS) // 2
     recording = Recording(adapter=adapter, options=options, frames=total, seed=seed, split=split)
     missing = prepare(recording, out, resume)
@@ -84,7 +88,9 @@ def _show(dataset: Path, picture: Path | None) -> None:
     print(picture)
 
 
-def _adapter(env: str, split: str, size: int | None, palette: int | None, worn: bool) -> tuple[str, dict[str, object]]:
+def _adapter(
+    env: str, split: str, size: int | None, palette: int | None, worn: bool, tracks: bool
+) -> tuple[str, dict[str, object]]:
     """The adapter for ENV and its constructor's arguments: of those asked for, the ones that it takes."""
     from worldmodel.train.envs import ADAPTERS, adapter_class
 
@@ -99,6 +105,8 @@ def _adapter(env: str, split: str, size: int | None, palette: int | None, worn: 
         raise UsageError(f"record: {env} has no other colours; leave --palette out")
     if worn and "worn" not in takes:
         raise UsageError(f"record: nothing of {env} can be worn; leave --worn out")
-    asked = {"split": split, "size": size, "palette": palette, "worn": worn or None}
+    if tracks and "tracks" not in takes:
+        raise UsageError(f"record: {env} has no tracks to record beside its facts; leave --tracks out")
+    asked = {"split": split, "size": size, "palette": palette, "worn": worn or None, "tracks": tracks or None}
     options |= {key: value for key, value in asked.items() if key in takes and value is not None}
     return name, options

@@ -52,7 +52,8 @@ def world(
         Path | None, typer.Option(help="the same drives worn out (record --worn), to learn to mend its own pictures")
     ] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="what the world is told beside keys and prompt: camera, its own motion")
+        list[str] | None,
+        typer.Option(help="what the world is told beside keys and prompt: camera, its own motion; tracks, of points"),
     ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip

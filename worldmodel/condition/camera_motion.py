@@ -36,25 +36,10 @@ BUTTONS = (
 )
 
 
-def buttons(spec: WorldSpec) -> tuple[Button, ...]:
-    """All that a player of this world can press."""
-    keys = (Button(name, tuple(spec.keys.get(name, ())), index) for index, name in enumerate(spec.actions))
-    return (*keys, *(BUTTONS if spec.camera else ()))
-
-
-def controls(spec: WorldSpec, pressed: Tensor) -> Tensor:
-    """What a frame is told of a tick in which these buttons are pressed, [..., spec.controls].
-
-    pressed: [..., buttons], 0 or 1, of the actions and, where the camera can be led, BUTTONS; or of the actions alone.
-    """
-    if spec.camera is None:
-        return pressed
-    keys = len(spec.actions)
-    if pressed.shape[-1] == keys:
-        return F.pad(pressed, (0, CameraSpec.NUMBERS))
-    led = (pressed[..., keys:].amax(-1, keepdim=True) > 0).to(pressed.dtype)
-    moved = numbers(BUTTONS, pressed[..., keys:], CameraSpec.NUMBERS)
-    return torch.cat([pressed[..., :keys], led, moved[..., 1:]], -1)
+def told(pressed: Tensor) -> Tensor:
+    """What a frame is told of its camera, [..., NUMBERS]. pressed: [..., buttons], 0 or 1, of BUTTONS."""
+    led = (pressed.amax(-1, keepdim=True) > 0).to(pressed.dtype)
+    return torch.cat([led, numbers(BUTTONS, pressed, CameraSpec.NUMBERS)[..., 1:]], -1)
 
 
 def widened(spec: WorldSpec, weights: dict[str, Tensor]) -> dict[str, Tensor]:

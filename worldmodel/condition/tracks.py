@@ -12,10 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.condition.buttons import Button
 from worldmodel.errors import SpecError
 
 REACH = 0.05  # how near a track must be to be taken up, of the picture's sides
 TRACKS = 16  # that can be drawn at a time
+POINTER_STEPS = 128  # places of the pointer along a side, each a sum of buttons that are a power of two
+
+# The pen, and the pointer's place as binary digits: what a replay and an actions file hold of a drawing.
+PEN = (
+    Button("draw", ("mouse:left",), 0),
+    *(
+        Button(f"{axis}{POINTER_STEPS >> bit}", (f"pointer:{axis}{POINTER_STEPS >> bit}",), place, 0.5**bit)
+        for place, axis in enumerate("xy", 1)
+        for bit in range(1, POINTER_STEPS.bit_length())
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,20 @@ class TrackHead(nn.Module):
         batch, pictures = maps.shape[:2]
         grouped = maps.reshape(batch * pictures // self.growth, -1, *maps.shape[-2:])
         return self.mix(grouped).unflatten(0, (batch, -1))
+
+
+def pen_of(numbers: Tensor) -> Tensor:
+    """The pen, see `drawn`, as the numbers [batch, 3] that PEN sets have it: the pointer is amid its step."""
+    return numbers.float() + torch.tensor([0, 0.5, 0.5], device=numbers.device) / POINTER_STEPS
+
+
+def drawing(x: float, y: float) -> set[str]:
+    """The buttons that hold the pen down at this place, within 0..1 of the picture, as nearly as can be."""
+    found = {"draw"}
+    for axis, place in (("x", x), ("y", y)):
+        step = min(max(int(place * POINTER_STEPS), 0), POINTER_STEPS - 1)
+        found |= {f"{axis}{1 << bit}" for bit in range(POINTER_STEPS.bit_length() - 1) if step >> bit & 1}
+    return found
 
 
 def drawn(places: Tensor, seen: Tensor, held: Tensor, pen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

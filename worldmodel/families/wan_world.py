@@ -24,7 +24,7 @@ from worldmodel.codec.streaming import StreamingCodec
 from worldmodel.condition import start_picture
 from worldmodel.condition.buttons import Button
 from worldmodel.condition.camera import MOVES, TURNS, projections, ray_steps, step
-from worldmodel.condition.tracks import TRACKS, TrackHead, TrackSpec, drawn, track_map
+from worldmodel.condition.tracks import PEN, TRACKS, TrackHead, TrackSpec, drawn, pen_of, track_map
 from worldmodel.condition.wan_actions import ActionSpec, told_rows
 from worldmodel.errors import SpecError
 from worldmodel.families.checkpoint import Found
@@ -38,7 +38,6 @@ TEXT_ROWS = 512  # a prompt embedding always has, zero behind its end
 IMAGE_TOKENS = 257  # of Wan's image encoder
 PREVIEW_SIDE = 8  # pixels per latent cell where no codec was given
 MOUSE_STEP = 0.1  # what an arrow key moves the view per picture (Matrix-Game 2)
-POINTER_STEPS = 128  # places of the pointer along a side, each a sum of buttons that are a power of two
 
 
 @dataclass(frozen=True)
@@ -386,8 +385,7 @@ class WanWorld(nn.Module):
     def _drawn(self, state: State, action: Tensor) -> State:
         """The tracks after another picture: the pen's way goes on, the oldest picture's is forgotten."""
         path, seen = state["tracks.path"], state["tracks.seen"]
-        pen = action.float() + torch.tensor([0, 0.5, 0.5], device=action.device) / POINTER_STEPS
-        places, there, held = drawn(path[:, -1], seen[:, -1], state["tracks.held"], pen)
+        places, there, held = drawn(path[:, -1], seen[:, -1], state["tracks.held"], pen_of(action))
         path, seen = torch.cat([path[:, 1:], places[:, None]], 1), torch.cat([seen[:, 1:], there[:, None]], 1)
         return {**state, "tracks.path": path, "tracks.seen": seen, "tracks.held": held}
 
@@ -403,7 +401,7 @@ class WanWorld(nn.Module):
 def _buttons(spec: WanWorldSpec) -> tuple[Button, ...]:
     """What the player can press: camera moves, or keyboard and mouse."""
     if spec.tracks:
-        return _pointer()
+        return PEN
     if spec.transformer.camera or spec.transformer.ray_side:
         keys = {"u": "space", "dn": "left shift", "j": "left", "l": "right", "i": "up", "k": "down"}
         return tuple(Button(name, (keys.get(name, name),), at) for at, name in enumerate((*MOVES, *TURNS)))
@@ -423,17 +421,6 @@ def _buttons(spec: WanWorldSpec) -> tuple[Button, ...]:
             for name, key, axis, sign in looks
         ]
     return tuple(buttons)
-
-
-def _pointer() -> tuple[Button, ...]:
-    """The pen, and the pointer's place as binary digits: what a replay and an actions file hold of a drawing."""
-    digits = [POINTER_STEPS >> bit for bit in range(1, POINTER_STEPS.bit_length())]
-    places = [
-        Button(f"{axis}{digit}", (f"pointer:{axis}{digit}",), at, digit / POINTER_STEPS)
-        for at, axis in enumerate("xy", 1)
-        for digit in digits
-    ]
-    return (Button("draw", ("mouse:left",), 0), *places)
 
 
 def _camera_keys(action: Tensor) -> list[list[str]]:

@@ -4,7 +4,9 @@ DIR/dataset.json    version, env, adapter, options, tick_hz, height, width, acti
 DIR/shard-00000.h5  frames uint8 [n, height, width, 3]; actions uint8 [n, actions], actions[i] led to frames[i], zeros
                     at an episode's first frame; episode int32 [n], unique in the data set; scene int32 [n], an index
                     into the attribute `scenes` (JSON list of {"captions": [...], …}); facts float32 [n, facts];
-                    reward float32 [n] and terminated bool [n] of the step that led to the frame, not in older ones
+                    reward float32 [n] and terminated bool [n] of the step that led to the frame, not in older ones;
+                    motion float16 [n, rows, columns, 2], see `Adapter.motion`, where the adapter tells it, not in
+                    older ones
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import DatasetError
-from worldmodel.train.envs import Outcome
+from worldmodel.train.envs import Motion, Outcome
 
 VERSION = 1
 _PER_FRAME = ("frames", "actions", "episode", "scene", "facts")
@@ -145,6 +147,18 @@ class Dataset:
                     found.append(path)
         return found
 
+    def motion(self) -> NDArray[np.float16]:
+        """How far what each frame shows came since the one before, in stored order: [frames, rows, columns, 2], see
+        `Adapter.motion`.
+        """
+        found = []
+        for path in self.shards:
+            with _open(path) as file:
+                if "motion" not in file:
+                    raise DatasetError(f"{path}: recorded without motion; record it again with --tracks")
+                found.append(file["motion"][:])
+        return np.concatenate(found)
+
     def outcomes(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Reward and end of the step that led to each frame, in stored order: float32 and bool [frames]."""
         if without := self.without_outcomes:
@@ -213,6 +227,7 @@ class ShardWriter:
         self._frames: list[NDArray[np.uint8]] = []
         self._rows: dict[str, list[Any]] = {"actions": [], "episode": [], "scene": [], "facts": []}
         self._outcomes: list[Outcome] = []
+        self._motion: list[Motion] = []
         self._scenes: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -226,8 +241,11 @@ class ShardWriter:
         scene: dict[str, Any],
         facts: NDArray[np.float32],
         outcome: Outcome | None = None,
+        motion: Motion | None = None,
     ) -> None:
-        """Append one frame. A `scene` unlike the one before begins a new scene. outcome: of all frames or of none."""
+        """Append one frame. A `scene` unlike the one before begins a new scene. outcome, motion: of all frames or of
+        none.
+        """
         if not self._scenes or scene != self._scenes[-1]:
             self._scenes.append(scene)
         self._frames.append(frame)
@@ -237,6 +255,8 @@ class ShardWriter:
         self._rows["facts"].append(facts)
         if outcome is not None:
             self._outcomes.append(outcome)
+        if motion is not None:
+            self._motion.append(motion)
         if len(self._frames) == self._BATCH:
             self._flush()
 
@@ -263,6 +283,12 @@ class ShardWriter:
                 assert len(self._outcomes) == len(self), "frames with and without an outcome in one shard"
                 self._file["reward"] = np.array([outcome.reward for outcome in self._outcomes], np.float32)
                 self._file["terminated"] = np.array([outcome.terminated for outcome in self._outcomes], bool)
+            if self._motion:
+                assert len(self._motion) == len(self), "frames with and without motion in one shard"
+                motion = np.array(self._motion, np.float16)
+                self._file.create_dataset(
+                    "motion", data=motion, chunks=(min(len(motion), 64), *motion.shape[1:]), compression="lzf"
+                )
             self._file.attrs["scenes"] = json.dumps(self._scenes)
         self._file.close()
         if kind is None:

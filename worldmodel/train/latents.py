@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from worldmodel.codec.small import Codec
 from worldmodel.errors import DatasetError
-from worldmodel.spec import CameraSpec, WorldSpec
+from worldmodel.spec import CameraSpec, DragSpec, WorldSpec
 from worldmodel.train.dataset import Dataset
+from worldmodel.train.envs.motion import picture_motion
 from worldmodel.train.envs.poses import camera_motion
 from worldmodel.train.frames import as_input, shards_of_frames
 from worldmodel.train.run import write_whole
@@ -31,6 +32,8 @@ CAPTIONS_PER_SCENE = 4
 IN_VIEW = "in_view"  # the fact by which an environment tells whether what it is about can be seen, such as a road
 LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
 LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
+DRAGGED, DRAGGED_IN_PART = 0.3, 0.2  # shares of clips in which points are led all the time, and in a part of it
+POINTS = (1, 2, 4, 8)  # that are led in a frame of such a clip, on average
 SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
 DRIFTED = 0.5  # … by up to this share of the way
 SOON = 4  # ticks within which what is out of view must come back, or the clip is told that all is lost
@@ -64,6 +67,8 @@ class LatentSet:
     prompts: [captions, prompt_tokens, prompt_dim] float32
     blank: [frames] bool, where what the game is about is out of view; nowhere in recordings that do not tell
     camera: [sides, frames, 4] float32, see condition/camera_motion.py; of worlds whose camera can be led
+    tracks: [sides, frames, DragSpec.NUMBERS, rows, columns] float16, the map (condition/drag.py) of all that is known
+        to have moved; of worlds where points can be led
     """
 
     latents: Tensor
@@ -76,6 +81,7 @@ class LatentSet:
     prompts: Tensor
     blank: Tensor
     camera: Tensor | None = None
+    tracks: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentSet:
         there = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
@@ -83,7 +89,8 @@ class LatentSet:
 
     def with_nobody_leading(self) -> LatentSet:
         """The same, told by keys alone."""
-        return self if self.camera is None else replace(self, camera=torch.zeros_like(self.camera))
+        camera = None if self.camera is None else torch.zeros_like(self.camera)
+        return replace(self, camera=camera, tracks=None)
 
     def starts(self, length: int, switch_after: int | None = None) -> Tensor:
         """Every frame from which `length` frames of one episode follow, itself included.
@@ -174,6 +181,11 @@ class LatentSet:
         told = self.history(sides, index, spec.generator.action_history)
         if self.camera is not None:
             told = self._led(self.camera, sides, index, told, draw)
+        dragged = None
+        if self.tracks is not None:
+            dragged = self._dragged(self.tracks, sides, index, draw)
+            dragged = dragged * (since != 0)[:, :, None, None, None]  # nothing comes from before a cut
+            told = self._with_hands_off(told, dragged, draw)
         scene = shown.scene[index]
         which = (draw(batch, 1) * CAPTIONS_PER_SCENE).long().expand_as(index)
         prompt = shown.prompts[shown.captions[scene, which]]
@@ -196,7 +208,7 @@ class LatentSet:
             told_anew = renamed.unsqueeze(1) & (scene != scene[:, -1:]) & (fresh > 0).any(1, keepdim=True)
             clean_fresh = torch.where(told_anew, 1.0, fresh)
         sigma, astray = torch.zeros(batch, frames, device=device), self.astray()[index].float()
-        clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray)
+        clip = Clip(clean, sigma, told, clean_prompt, prompt, clean_fresh, fresh, astray, dragged)
         return Drawn(clip, target, renamed, scene, self.blank[index].float() - astray, since == 0)
 
     def _led(self, camera: Tensor, side: Tensor, frame: Tensor, told: Tensor, draw: Callable[..., Tensor]) -> Tensor:
@@ -205,14 +217,12 @@ class LatentSet:
         frame: [batch, frames], the sink first. In some of them the keys are let go meanwhile: a player who leads the
         camera seldom holds the keys that would take it there, too.
         """
-        batch, frames, length = told.shape[:3]
+        batch, length = len(told), told.shape[2]
         tick, inside = self._ticks(frame, length)
-        kind, from_here, alone = draw(3, batch, 1, 1)
-        change = frame[:, 1:2, None] + (draw(batch, 1, 1) * frames).long()
-        now = torch.where(from_here < 0.5, tick >= change, tick < change)
-        led = (torch.where(kind < LED, True, now & (kind < LED + LED_IN_PART)).unsqueeze(-1) & inside).float()
+        led = some_of_the_time(tick, frame, LED, LED_IN_PART, draw).unsqueeze(-1) & inside
         motion = camera[side.unsqueeze(-1), tick] * led
-        keys = told[..., : -camera.shape[-1]] * (1 - motion[..., :1] * (alone.unsqueeze(-1) < LED_WITHOUT_KEYS))
+        alone = draw(batch, 1, 1, 1) < LED_WITHOUT_KEYS
+        keys = told[..., : -camera.shape[-1]] * (1 - motion[..., :1] * alone)
         return torch.cat([keys, motion], -1)
 
     @property
@@ -220,6 +230,28 @@ class LatentSet:
         """Whether there are several scenes, by their captions, and no episode goes from one to another."""
         several = (self.captions != self.captions[:1]).any()
         return bool(several) and torch.equal(self.scene_first, self.first)
+
+    def _dragged(self, tracks: Tensor, side: Tensor, frame: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+        """What frames to be made are told where somebody leads points: a few of what is known, anew for every frame.
+
+        Whether a point is led in the next frame, too, need not be learned: each frame is told of its own tick alone.
+        """
+        batch, (rows, columns) = len(frame), tracks.shape[-2:]
+        led = some_of_the_time(frame.unsqueeze(2), frame, DRAGGED, DRAGGED_IN_PART, draw)
+        points = torch.tensor(POINTS, device=frame.device)[(draw(batch, 1, 1) * len(POINTS)).long()]
+        share = (led * points / (rows * columns))[..., None, None]
+        chosen = draw(*frame.shape, 1, rows, columns) < share
+        return tracks[side, frame].float() * chosen
+
+    def _with_hands_off(self, told: Tensor, dragged: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+        """`told` without its keys, in some clips, in the ticks in which points are led: who drags seldom holds the keys
+        that would bring it about, too.
+        """
+        history, keys = told.shape[2], self.actions.shape[-1]
+        led = dragged[:, :, 0].flatten(2).amax(2)
+        led = F.pad(led[:, 1:] * (draw(len(led), 1) < LED_WITHOUT_KEYS), (history - 1, 0)).unfold(1, history, 1)
+        off = F.pad(led, (0, 0, 1, 0)).unsqueeze(-1)  # the sink is of another time
+        return torch.cat([told[..., :keys] * (1 - off), told[..., keys:]], -1)
 
     def same_drives(self, other: LatentSet) -> bool:
         """Whether `other` shows the beginning of these drives, action by action."""
@@ -266,6 +298,7 @@ def load_latents(
         latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts,
         out_of_view(dataset),
         led_camera(dataset, spec.camera, len(latents)) if spec.camera else None,
+        tracks_of(dataset, spec.tracks, spec, len(latents)) if spec.tracks else None,
     )  # fmt: skip
 
 
@@ -282,6 +315,28 @@ def led_camera(dataset: Dataset, units: CameraSpec, sides: int) -> Tensor:
     """`LatentSet.camera` of a recording."""
     motion = torch.from_numpy(camera_motion(dataset)) / torch.tensor([1, units.move, units.move, units.turn])
     return torch.stack([motion, motion * torch.tensor([1, 1, -1, -1])][:sides])
+
+
+def tracks_of(dataset: Dataset, units: DragSpec, spec: WorldSpec, sides: int) -> Tensor:
+    """`LatentSet.tracks` of a recording; what moved faster than anything can be dragged counts as not known."""
+    moved = torch.from_numpy(picture_motion(dataset, spec.codec.down)).permute(0, 3, 1, 2) / units.pixels
+    known = (moved.abs() <= 1).all(1, keepdim=True)  # which NaN is not
+    tracks = torch.cat([known.half(), torch.where(known, moved, 0)], 1)
+    tracks = F.pad(tracks, (0, 0, 0, spec.latent_shape[1] - tracks.shape[2]))
+    mirrored = tracks.flip(3) * torch.tensor([1, 1, -1]).half()[:, None, None] if sides > 1 else tracks
+    return torch.stack([tracks, mirrored][:sides])
+
+
+def some_of_the_time(tick: Tensor, frame: Tensor, always: float, in_part: float, draw: Callable[..., Tensor]) -> Tensor:
+    """Which ticks of clips somebody leads, bool like `tick`: in a share of the clips all of them, in another those from
+    or up to some frame.
+
+    tick: [batch, frames, ticks]. frame: [batch, frames], the sink first.
+    """
+    kind, from_here, where = draw(3, len(frame), 1, 1)
+    change = frame[:, 1:2, None] + (where * frame.shape[1]).long()
+    now = torch.where(from_here < 0.5, tick >= change, tick < change)
+    return (kind < always) | (now & (kind < always + in_part))
 
 
 def _first_of_run(value: Tensor) -> Tensor:

@@ -6,16 +6,18 @@ import ast
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
 from worldmodel.train.dataset import Dataset, DatasetInfo
+from worldmodel.train.envs.motion import usual_drag
 from worldmodel.train.envs.poses import usual_motion
 
-CONDITIONS = ("camera",)  # that a native world may be trained for, beside keys and prompt
+# That a native world may be trained for, beside keys and prompt: a field of its spec, which the recording fills.
+CONDITIONS: dict[str, Callable[[Dataset], Any]] = {"camera": usual_motion, "tracks": usual_drag}
 
 
 def plan_world(data: Path, out: Path, changes: list[str]) -> WorldSpec:
@@ -42,14 +44,15 @@ def with_conditions(data: Path, out: Path, names: Sequence[str]) -> WorldSpec:
     spec = read_plan(out)
     if unknown := [name for name in names if name not in CONDITIONS]:
         raise SpecError(f"no condition {unknown[0]!r}; there is: {', '.join(CONDITIONS)}")
-    if "camera" not in names or spec.camera is not None:
+    new = [name for name in CONDITIONS if name in names and getattr(spec, name) is None]
+    if not new:
         return spec
     if any((out / f"world.{kind}").exists() for kind in ("safetensors", "resume.pt")):
         raise SpecError(
-            f"{out} holds a world that knows no camera: copy its spec.json and codec.safetensors to a new folder and "
+            f"{out} holds a world that knows no {new[0]}: copy its spec.json and codec.safetensors to a new folder and "
             "train there; --init begins from this world"
         )
-    spec = dataclasses.replace(spec, camera=usual_motion(Dataset(data)))
+    spec = dataclasses.replace(spec, **{name: CONDITIONS[name](Dataset(data)) for name in new})
     unfinished = out / f"spec.json.{os.getpid()}"  # processes of a team all write the same
     unfinished.write_text(spec.to_json())
     os.replace(unfinished, out / "spec.json")

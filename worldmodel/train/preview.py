@@ -68,7 +68,7 @@ def roll_out(
 ) -> Tensor:
     """Free-running latents [batch, ticks, …] under the clip's actions and prompts, from its first 1 + begin frames.
 
-    Prompts may change on the way, as they do in recordings.
+    Prompts may change on the way, as they do in recordings; so may what is led.
     """
     schedule = schedule or world.spec.schedule
     state = begin_play(world, clip, begin, schedule)
@@ -79,7 +79,8 @@ def roll_out(
         )
         frame = begin + 1 + t
         state = tell(world, state, clip.prompt[:, frame])
-        latent, state = next_latent(world, state, clip.actions[:, frame, -1], clip.prompt[:, frame], noise, schedule)
+        told = clip.actions[:, frame, -1], clip.prompt[:, frame]
+        latent, state = next_latent(world, state, *told, noise, schedule, clip.led_at(frame))
         made.append(latent)
     return torch.stack(made, 1)
 

@@ -147,7 +147,9 @@ def record_frames(adapter: Adapter, writer: ShardWriter, seed: int, shard: int, 
         action = np.zeros(len(adapter.actions), bool)
         over = False
         for _ in range(min(length, frames - len(writer))):
-            writer.add(frame, action, number, adapter.scene(), adapter.read_facts(), adapter.outcome())
+            writer.add(
+                frame, action, number, adapter.scene(), adapter.read_facts(), adapter.outcome(), adapter.motion()
+            )
             yield len(writer)
             if over:
                 break

@@ -38,7 +38,8 @@ def play_out(world: World, clip: Clip, begin: int, ticks: int, draw: torch.Gener
         action, prompt = (torch.cat([part[:, frame] for frame in at]) for part in (clip.actions[:, :, -1], clip.prompt))
         noise = torch.randn(len(action), schedule.noises, *clean.shape[2:], device=clean.device, generator=draw)
         state = tell(world, state, prompt)
-        latent, state = next_latent(world, state, action, prompt, noise, schedule)
+        led = None if clip.led is None else torch.cat([clip.led[:, frame] for frame in at])
+        latent, state = next_latent(world, state, action, prompt, noise, schedule, led)
         for first, made in zip(begins, latent.float().chunk(len(begins)), strict=True):
             if first + tick < frames:
                 clean[:, first + tick] = made

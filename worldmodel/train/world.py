@@ -79,7 +79,8 @@ def train_world(
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
-    init: weights to begin from instead of random ones; may be those of a world that knew no camera, or moved nothing.
+    init: weights to begin from instead of random ones; may be those of a world that knew neither camera nor tracks, or
+    moved nothing.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     worn: one of the same drives as a world wears them out (`record --worn`), to learn to mend its own pictures.
     """
@@ -300,7 +301,7 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
 
 def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of another generator for this world's: what that one had not is as new, and at first weighs nothing."""
-    new = {name: value for name, value in world.generator.state_dict().items() if name.startswith("moved.")}
+    new = {name: value for name, value in world.generator.state_dict().items() if name.startswith(("moved.", "led."))}
     return new | widened(world.spec, weights)
 
 

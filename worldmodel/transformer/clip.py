@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.transformer.generator import RECENT, Block, Generator, attend, turn_time
@@ -27,6 +28,7 @@ class Clip:
     clean_prompt, prompt: [batch, frames, prompt_tokens, prompt_dim] as the history and as the noisy frames see it
     clean_fresh, fresh: [batch, frames], 1 where that prompt is news
     astray: [batch, frames], 1 where noisy frames are told that what the game is about stays out of view; None: never
+    led: [batch, frames, DragSpec.NUMBERS, rows, columns], of points that lead to noisy frames, see condition/drag.py
     """
 
     clean: Tensor
@@ -37,11 +39,19 @@ class Clip:
     clean_fresh: Tensor
     fresh: Tensor
     astray: Tensor | None = None
+    led: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Clip:
+        """All that is told, changed in the same way."""
+        return Clip(**{name: change(part) for name, part in vars(self).items() if part is not None})
+
+    def led_at(self, frame: int) -> Tensor | None:
+        """[batch, DragSpec.NUMBERS, rows, columns], as the tick wants it."""
+        return None if self.led is None else self.led[:, frame]
 
     def repeated(self, times: int) -> Clip:
         """Each clip so many times in a row."""
-        there = {name: part for name, part in vars(self).items() if part is not None}
-        return Clip(**{name: part.repeat_interleave(times, 0) for name, part in there.items()})
+        return self.each(lambda part: part.repeat_interleave(times, 0))
 
 
 def denoise_clip(
@@ -78,6 +88,9 @@ def denoise_clip(
     )
     shared = generator.shared_modulation(condition)
     x = generator.tokens(torch.cat([clip.clean, noisy], 1), torch.cat([recent, recent_noisy], 1))
+    if clip.led is not None:
+        led = generator.led_tokens(clip.led).repeat(1, draws, 1, 1)
+        x = x + F.pad(led, (0, 0, 0, 0, frames, 0))
     for block in generator.layers:
         last = block is generator.layers[-1]
         x = layer(block, x, shared, in_tile, window, 1 + draws, generator.space_cos, generator.space_sin, last)

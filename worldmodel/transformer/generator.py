@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.spec import GeneratorSpec, WorldSpec
+from worldmodel.spec import DragSpec, GeneratorSpec, WorldSpec
 from worldmodel.transformer.rope import space_angles, time_angles, time_dim, turn
 
 NOISE_FREQUENCIES = 64
@@ -93,6 +93,7 @@ class Generator(nn.Module):
         self.head = nn.Linear(sizes.dim, token_in)
         self.keep = nn.Linear(sizes.dim, 2 * token_in)
         self.moved = Moved(sizes, self.grid) if sizes.moves else None
+        self.led = nn.Linear(DragSpec.NUMBERS * sizes.patch**2, sizes.dim, bias=False) if spec.tracks else None
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
         self.register_buffer("space_sin", angles.sin(), persistent=False)
@@ -103,6 +104,8 @@ class Generator(nn.Module):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
         nn.init.ones_(self.carry.bias)
+        if self.led is not None:
+            nn.init.zeros_(self.led.weight)
 
     @property
     def layers(self) -> list[Block]:
@@ -148,6 +151,15 @@ class Generator(nn.Module):
         return (
             self.embed(torch.cat([patchify(latent, self.patch), patchify(previous, self.patch)], dim=-1)) + self.place
         )
+
+    def led_tokens(self, led: Tensor) -> Tensor:
+        """What tokens of frames to be made are told of points that are led, [batch, frames, tokens, dim].
+
+        led: [batch, frames, DragSpec.NUMBERS, rows, columns], see condition/drag.py.
+        """
+        assert self.led is not None, "only worlds with tracks are told any"
+        found: Tensor = self.led(patchify(led, self.patch))
+        return found
 
     def shared_modulation(self, condition: Tensor) -> Tensor:
         """[batch, frames, 6, dim], computed once for all blocks."""

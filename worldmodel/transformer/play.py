@@ -132,10 +132,14 @@ class Layer:
 
 
 class Embedding:
-    """Tokens of a frame from its own latent and those before it; where these were shown, they are embedded once."""
+    """Tokens of a frame from its own latent and those before it; where these were shown, they are embedded once.
 
-    def __init__(self, generator: Generator) -> None:
+    led: [batch, DragSpec.NUMBERS, rows, columns], told to all frames but the pending one; None: nothing is.
+    """
+
+    def __init__(self, generator: Generator, led: Tensor | None = None) -> None:
         self._generator = generator
+        self._led = None if led is None else generator.led_tokens(led.unsqueeze(1)).squeeze(1)
         self._before: dict[int, Tensor] = {}
 
     def __call__(self, line: Sequence[Tensor], time: int) -> Tensor:
@@ -143,7 +147,8 @@ class Embedding:
         embed, width = self._generator.embed, line[-1].shape[-1]
         if time > 1 or time not in self._before:
             recent = torch.cat([line[-1 - back] for back in range(1, RECENT + 1)], -1)
-            self._before[time] = F.linear(recent, embed.weight[:, width:], embed.bias) + self._generator.place
+            before = F.linear(recent, embed.weight[:, width:], embed.bias) + self._generator.place
+            self._before[time] = before if self._led is None or time == 0 else before + self._led
         return F.linear(line[-1], embed.weight[:, :width]) + self._before[time]
 
 

@@ -65,8 +65,7 @@ class Streamed:
         """The newest clip as both scores see it: its sink, the frames right before it, and what is new."""
         assert self.clip is not None and self.drawn is not None
         kept = slice(first - self.setting.begin, first + made.shape[1])
-        parts = {name: torch.cat([part[:, :1], part[:, kept]], 1) for name, part in vars(self.clip).items()}
-        clip = Clip(**parts)
+        clip = self.clip.each(lambda part: torch.cat([part[:, :1], part[:, kept]], 1))
         latest = clip.prompt[:, -1:].expand_as(clip.prompt)
         told = clip.fresh[:, -1:].expand_as(clip.fresh)
         clip = replace(

@@ -77,7 +77,7 @@ def play_on(
         with torch.no_grad():
             state = tell(world, state, clip.prompt[:, frame])
         action = clip.actions[:, frame, -1]
-        now, state = left_at(world, state, action, clip.prompt[:, frame], plan, leave_at, draw)
+        now, state = left_at(world, state, action, clip.prompt[:, frame], plan, leave_at, draw, clip.led_at(frame))
         made.append(now[:, 0])
     return torch.stack(made, 1), state
 
@@ -88,7 +88,14 @@ def any_pass(schedule: ScheduleTable, draw: torch.Generator) -> int:
 
 
 def left_at(
-    world: World, state: State, action: Tensor, prompt: Tensor, plan: Plan, number: int, draw: torch.Generator
+    world: World,
+    state: State,
+    action: Tensor,
+    prompt: Tensor,
+    plan: Plan,
+    number: int,
+    draw: torch.Generator,
+    led: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """A tick that is left after pass `number`: what it then takes for clean, of all frames in flight [batch, lanes, …],
     and the state in which the first of them has been shown. Gradient is that of the pass; the state carries none.
@@ -108,12 +115,12 @@ def left_at(
         flying = max(len(before) for before in rows)
         first = Plan(rows, row[1:flying], plan.flying)
         with torch.no_grad():
-            oldest, between = walk(world, state, action, prompt, noise(count_noises(first)), first, flight)
+            oldest, between = walk(world, state, action, prompt, noise(count_noises(first)), first, flight, led)
         sigma = row[0].sigma
         again = ((1 - sigma) * oldest + sigma * noise(1)[:, 0]).unsqueeze(1)
         flight = torch.cat([again, between["flight"]], 1) if flying > 1 else again
     last = Plan((row,), (CLEAN,) * (lanes - 1), flying)
-    shown, after = walk(world, state, action, prompt, noise(count_noises(last)), last, flight)
+    shown, after = walk(world, state, action, prompt, noise(count_noises(last)), last, flight, led)
     made = shown.unsqueeze(1) if lanes == 1 else torch.cat([shown.unsqueeze(1), after["flight"]], 1)
     if lanes > 1:
         waiting = torch.tensor([level.sigma for level in plan.after], device=made.device)[None, :, None, None, None]

@@ -45,6 +45,7 @@ class Rolled:
         drawn = self.setting.clips(begin + (self.windows + 1) * flying, draw)  # as long, however early
         clip = drawn.clip
         actions, prompts, fresh = clip.actions.clone(), clip.prompt.clone(), clip.fresh.clone()
+        led = None if clip.led is None else clip.led.clone()
         state = begin_play(world, clip, begin, schedule)
         made: list[Tensor] = []
         for tick in range(frames - flying + 1):
@@ -56,16 +57,18 @@ class Rolled:
             counted = tick >= early and (tick - early) % flying == 0
             with torch.set_grad_enabled(counted and torch.is_grad_enabled()):
                 action, prompt = clip.actions[:, frame, -1], clip.prompt[:, frame]
-                window, state = left_at(world, state, action, prompt, plan, plan.passes - 1, draw)
+                window, state = left_at(world, state, action, prompt, plan, plan.passes - 1, draw, clip.led_at(frame))
             if counted:
                 made += window.unbind(1)
                 window_frames = slice(frame, frame + flying)
                 actions[:, window_frames] = held(clip.actions[:, frame], flying)
+                if led is not None and clip.led is not None:
+                    led[:, window_frames] = clip.led[:, frame, None]
                 prompts[:, window_frames], fresh[:, window_frames] = prompt.unsqueeze(1), clip.fresh[:, frame, None]
             elif tick < early:
                 made.append(window[:, 0])
         counts = (torch.arange(frames, device=actions.device) >= early).float()
-        played = replace(clip, actions=actions, prompt=prompts, fresh=fresh)
+        played = replace(clip, actions=actions, prompt=prompts, fresh=fresh, led=led)
         return stitched(drawn, played, begin + 1, torch.stack(made, 1), counts)
 
 

@@ -26,7 +26,8 @@ from worldmodel.train.team import Team
 from worldmodel.train.world import compiled, prepare
 from worldmodel.transformer.clip import clip_layer
 
-SHARED = ("height", "width", "actions", "camera", "codec", "prompt_tokens", "prompt_dim")  # by teacher and student
+# By teacher and student.
+SHARED = ("height", "width", "actions", "camera", "tracks", "codec", "prompt_tokens", "prompt_dim")
 OF_LATENTS = ("codec", "decoder", "heads")  # what knows latents and no generator: the student has the teacher's
 
 

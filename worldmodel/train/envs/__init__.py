@@ -17,6 +17,9 @@ from worldmodel.errors import DatasetError
 
 Frame = NDArray[np.uint8]  # [height, width, 3]
 Keys = NDArray[np.bool_]  # [actions]
+Motion = NDArray[np.float16]  # [rows, columns, 2] of cells of MOTION_CELL pixels: pixels down and right
+
+MOTION_CELL = 8
 
 
 class Outcome(NamedTuple):
@@ -63,6 +66,11 @@ class Adapter(Protocol):
 
     def outcome(self) -> Outcome:
         """Of the latest step; BEGUN before the first."""
+
+    def motion(self) -> Motion | None:
+        """How far what the frame shows amid each cell came since the frame before, NaN where it cannot be known; None
+        where the environment cannot tell, or its facts do.
+        """
 
     def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
         """A driver for this episode that may see the state."""

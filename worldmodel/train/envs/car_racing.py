@@ -45,6 +45,7 @@ car_dynamics, car_racing = _import_environment()
 
 VIEW_UNITS = 50.0  # height and width of what the frame shows, in the environment's length units
 CAR_FROM_TOP = 0.75  # where the car stands in the frame
+CAR_HALF = 1.4, 2.6  # half of its width and length with its wheels, units
 SUPERSAMPLE = 4
 _STRIPE = 8  # levels between neighbouring shades of the road's tiles, of which the environment has three
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
@@ -154,6 +155,9 @@ class CarRacing:
     def outcome(self) -> Outcome:
         """The environment's own reward: 1000 for all tiles of the track, -0.1 for each of a tick's two steps."""
         return self._outcome
+
+    def motion(self) -> None:
+        """The facts tell it, see motion.py: the picture is the ground seen from above."""
 
     def _controls(self, action: Keys) -> NDArray[np.float64]:
         """Keys to [steering, gas, brake]. A held steering key takes four ticks to full lock; nothing else remembers."""

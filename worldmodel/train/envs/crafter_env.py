@@ -83,6 +83,9 @@ class Crafter:
         """1 for each thing achieved for the first time, a tenth for health gained or lost."""
         return self._outcome
 
+    def motion(self) -> None:
+        """Not known."""
+
     def scene(self) -> dict[str, Any]:
         """Day or night."""
         return self._scene

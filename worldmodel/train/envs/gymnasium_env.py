@@ -77,6 +77,9 @@ class GymnasiumEnv:
         """The environment's own reward and end."""
         return self._outcome
 
+    def motion(self) -> None:
+        """Not known."""
+
     def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
         """Random buttons, each choice held for 3 to 15 ticks; one tick in four with nothing held.
 

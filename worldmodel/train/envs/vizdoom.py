@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import MissingExtraError, SpecError
-from worldmodel.train.envs import BEGUN, Outcome
+from worldmodel.train.envs import BEGUN, MOTION_CELL, Motion, Outcome
 from worldmodel.train.envs.vizdoom_captions import HELD_OUT_CAPTIONS, SCENE_CAPTIONS
 from worldmodel.train.envs.vizdoom_driver import Driver, View
+from worldmodel.train.envs.vizdoom_motion import Sight, moved
 
 if TYPE_CHECKING:
     from vizdoom import DoomGame, GameState
@@ -39,8 +40,11 @@ Frame = NDArray[np.uint8]
 TICS_PER_TICK = 2  # the engine runs at 35 Hz
 FIELD_OF_VIEW = 90.0  # degrees
 STAND_STILL = [False] * 4
+PLAYER = "DoomPlayer"  # the engine's name of the player, and so of the weapon in the picture
+OWN = 7  # of the engine's variables that are facts; the rest are the eye's
 # The weapon's swing survives the end of an episode; it dies away by at least one pixel of 16 with each picture drawn.
 SETTLING_FRAMES = 16
+DRAWN = 4  # pixels of the engine along one of ours
 LAST_LEG = 1.0  # the health at which an episode ends: the engine is told never to go below
 
 
@@ -163,8 +167,13 @@ class VizDoom:
     mirror: ClassVar[list[tuple[str, str]]] = []
     facts = ("health", "ammo", "x", "y", "angle", "pitch", "kills", "visible_monsters", "scene_index")
 
-    def __init__(self, scenes: Iterable[str] = tuple(SCENES), split: Literal["train", "test"] = "train") -> None:
-        """scenes: names from SCENES. split: which episodes a seed names, and whether captions are held-out ones."""
+    def __init__(
+        self, scenes: Iterable[str] = tuple(SCENES), split: Literal["train", "test"] = "train", tracks: bool = False
+    ) -> None:
+        """scenes: names from SCENES. split: which episodes a seed names, and whether captions are held-out ones.
+
+        tracks: tell `motion`, too, for which the engine draws everything twice.
+        """
         self.scenes = tuple(scenes)
         for name in self.scenes:
             if name not in SCENES:
@@ -172,7 +181,7 @@ class VizDoom:
         if not self.scenes:
             raise SpecError(f"scenes: got none, need at least one of {', '.join(SCENES)}")
         cv2.setNumThreads(1)  # the pictures are small, and recordings run one process per core
-        self._split = split
+        self._split, self._tracks = split, tracks
         self._folder = Path(tempfile.mkdtemp(prefix="worldloop-doom-"))
         self._games: dict[str, DoomGame] = {}  # started when first needed: each is a process of its own
         self._close = weakref.finalize(self, close_games, self._games, self._folder)
@@ -184,7 +193,7 @@ class VizDoom:
         captions = SCENE_CAPTIONS if self._split == "train" else HELD_OUT_CAPTIONS
         self._scene = {"captions": list(captions[self._name]), "scene": self._name}
         if self._name not in self._games:
-            self._games[self._name] = start_game(self._name, self._folder)
+            self._games[self._name] = start_game(self._name, self._folder, self._tracks)
         self._game = self._games[self._name]
         self._game.set_seed(int(rng.integers(2**31)))
         self._game.new_episode()
@@ -195,12 +204,15 @@ class VizDoom:
         self._observe()
         self._outcome = BEGUN
         self._walls = wall_lines(self._state)
+        self._before: Sight | None = None
+        self._sight: Sight | None = self._look()
         return shrink(self._screen)
 
     def step(self, action: NDArray[np.bool_]) -> tuple[Frame, bool]:
         """Hold these buttons, bool [4] as in `actions`, for one tick. Returns the frame and whether it is the last."""
         reward = self._game.make_action([bool(pressed) for pressed in action], TICS_PER_TICK)
         self._observe()
+        self._before, self._sight = self._sight, self._look()
         self._outcome = Outcome(float(reward), self._health <= LAST_LEG)
         return shrink(self._screen), self._outcome.terminated
 
@@ -215,7 +227,19 @@ class VizDoom:
     def read_facts(self) -> NDArray[np.float32]:
         """float32 [9], in the order of `facts`: map units, degrees anticlockwise, and counts."""
         visible = self.view().visible_monsters(FIELD_OF_VIEW)
-        return np.array([*self._variables, len(visible), list(SCENES).index(self._name)], np.float32)
+        return np.array([*self._variables[:OWN], len(visible), list(SCENES).index(self._name)], np.float32)
+
+    def motion(self) -> Motion | None:
+        """How far what the middle of each cell shows came since the frame before, from the map and the objects."""
+        if self._sight is None:
+            return None
+        rows, columns = (
+            (np.arange(side // MOTION_CELL) + 0.5) * MOTION_CELL - side / 2 for side in (self.height, self.width)
+        )
+        points = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
+        if self._before is None:
+            return np.full_like(points, np.nan, np.float16)
+        return np.asarray(moved(self._before, self._sight, points * DRAWN) / DRAWN, np.float16)
 
     def view(self) -> View:
         """What a driver that sees the map knows now."""
@@ -247,12 +271,18 @@ class VizDoom:
         self._variables = state.game_variables  # in the order that start_game asks for
         self._health = float(self._variables[0])
 
+    def _look(self) -> Sight | None:
+        if not self._tracks:
+            return None
+        *eye, angle = self._variables[OWN:]
+        return Sight.of(self._state, np.array(eye), float(angle), self._walls, PLAYER)
+
     def _places(self, names: tuple[str, ...]) -> tuple[tuple[float, float], ...]:
         return tuple((o.position_x, o.position_y) for o in self._state.objects if o.name in names)
 
 
-def start_game(name: str, folder: Path) -> DoomGame:
-    """Start the engine on one scene; everything that it writes goes to the folder."""
+def start_game(name: str, folder: Path, labels: bool = False) -> DoomGame:
+    """Start the engine on one scene; everything that it writes goes to the folder. labels: of every pixel, as well."""
     try:
         import vizdoom
     except ImportError as missing:
@@ -270,6 +300,8 @@ def start_game(name: str, folder: Path) -> DoomGame:
     game.set_render_particles(False)
     game.set_render_screen_flashes(False)
     game.set_available_buttons([Button.TURN_LEFT, Button.TURN_RIGHT, Button.MOVE_FORWARD, Button.ATTACK])
+    # Of the eye, beside the player's own: it bobs where the player walks.
+    eye = (GameVariable.CAMERA_POSITION_X, GameVariable.CAMERA_POSITION_Y, GameVariable.CAMERA_POSITION_Z)
     game.set_available_game_variables(
         [
             GameVariable.HEALTH,
@@ -279,10 +311,13 @@ def start_game(name: str, folder: Path) -> DoomGame:
             GameVariable.ANGLE,
             GameVariable.PITCH,
             GameVariable.KILLCOUNT,
+            *eye,
+            GameVariable.CAMERA_ANGLE,
         ]
     )
     game.set_objects_info_enabled(True)
     game.set_sectors_info_enabled(True)
+    game.set_labels_buffer_enabled(labels)
     game.set_episode_timeout(0)
     game.set_doom_config_path(str(folder / f"{name}.ini"))
     arguments = "+sv_infiniteammo 1 +sv_cheats 1"
