@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny_world import CELLS, HEIGHT, TABLE
 
-from runtime.backends import BACKENDS, load_backend, threads_for, usable_backends
+from runtime.backends import BACKENDS, load_backend, usable_backends
 from runtime.backends.graphs import ALIGNMENT, aligned_zeros
 from runtime.backends.openvino import groups
 from runtime.cli.bench import Game
@@ -143,19 +142,6 @@ def test_several_players_tick_as_they_would_alone(tiny_file, name, precision, pl
             assert np.abs(frame[player].astype(int) - alone[0]).max() <= 1
         for key, array in own.items():
             assert np.allclose(state[key][player], array[0], atol=1e-4)
-
-
-def test_one_player_of_an_easy_world_leaves_cores_to_others(monkeypatch):
-    world = World.open(DEFAULT_WORLD)
-    monkeypatch.setattr("runtime.backends.cores", lambda: 4)
-    monkeypatch.setattr("runtime.backends.multiplies_bf16_tiles", lambda: True)
-    assert threads_for(world, "openvino") == 1
-    assert threads_for(world, "openvino", players=8) == threads_for(world, "openvino", "fp32") == 4
-    assert threads_for(world, "onnxruntime") == 4
-    harder = replace(world, manifest=replace(world.manifest, flops_per_tick=3 * world.manifest.flops_per_tick))
-    assert threads_for(harder, "openvino") == 2
-    monkeypatch.setattr("runtime.backends.multiplies_bf16_tiles", lambda: False)
-    assert threads_for(world, "openvino") == 4
 
 
 @pytest.mark.parametrize(
