@@ -331,8 +331,8 @@ def world_ways(native: Path, folder: Path) -> Iterator[tuple[str, str, Game]]:
     pack(model, card, export_graphs(model), folder / "native.world", "int8")
     world = World.open(str(folder / "native.world"))
     best = next(name for name in usable_backends(world) if name not in ON_GPU)
-    for name, precision in ((best, "auto"), ("torch", "fp32"), ("torch", "bf16")):
-        backend = load_backend(world, name, threads=default_threads(), precision=precision)
+    for name in dict.fromkeys((best, "torch")):
+        backend = load_backend(world, name, threads=default_threads())
         yield name, backend.precision, Game(world, backend, seed=0)
 
 
@@ -354,7 +354,7 @@ def text(found: dict[str, Any]) -> str:
         "frames per second, fastest": {name: f"{fastest(found['speeds'], name):.1f}" for name in names},
     }
     lines += [line([title, *(row[name] for name in columns), ""]) for title, row in rows.items()]
-    lines += ["", "The real game's next frame is that of the world's codec.", ""]
+    lines += ["", "Next frames of the real game: the true ones through the world's codec.", ""]
     for scene, verdicts in found["nearer"].items():
         lines += [f"{scene}: {sentence(verdicts)}", ""]
     lines += [line(["", "backend, precision", "frame, ms", "frames per second"]), line(["---"] * 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,10 @@ def untrained(folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_recording_and_a_world_become_one_table(cars: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_recording_and_a_world_become_one_table(
+    cars: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "diamond_ways", lambda *given: itertools.islice(diamond_ways(*given), 2))  # on torch
     plan = Plan(cars, tmp_path / "out", untrained(tmp_path / "native"), batch=4, ticks=50, rollouts=1)
     found = benchmark.run(plan)
     assert found["seconds"]["world"] == 4 and found["seconds"]["DIAMOND"] >= 4, "as long as the world was trained"
@@ -74,9 +78,10 @@ def test_a_recording_and_a_world_become_one_table(cars: Path, tmp_path: Path, ca
         assert f"| {row}" in table
     assert json.loads((tmp_path / "out" / "diamond.json").read_text())["speed_ratio"] > 0
     played = {(way["who"], way["backend"], way["precision"]) for way in found["speeds"]}
-    assert {("DIAMOND", "torch", "bf16"), ("DIAMOND", "openvino", "fp32"), ("world", "openvino", "bf16")} & played
+    assert {("DIAMOND", "torch", "fp32"), ("DIAMOND", "torch", "bf16"), ("world", "torch", "fp32")} < played
     weights = (tmp_path / "out" / "diamond" / "denoiser.safetensors").read_bytes()
     capsys.readouterr()
+    monkeypatch.setattr(benchmark, "measured", lambda *given: found["speeds"])
     again = benchmark.run(plan)
     assert "next frames" not in capsys.readouterr().err, "what was tried stays tried"
     assert again["reports"]["world"]["scenes"] == json.loads(json.dumps(found["reports"]["world"]["scenes"]))

@@ -101,9 +101,10 @@ def read_diamond(run: Path) -> tuple[DiamondSpec, KeyTable]:
         about = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist: train DIAMOND there first") from error
-    fields: dict[str, Any] = about["spec"]
-    spec = DiamondSpec(**{name: tuple(one) if isinstance(one, list) else one for name, one in fields.items()})
-    return spec, KeyTable(tuple(about["actions"]), tuple(map(tuple, about["combinations"])))
+    sizes: dict[str, Any] = {
+        name: tuple(one) if isinstance(one, list) else one for name, one in about["spec"].items()
+    }  # fmt: skip
+    return DiamondSpec(**sizes), KeyTable(tuple(about["actions"]), tuple(map(tuple, about["combinations"])))
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
