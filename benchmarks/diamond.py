@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=16, help="players of every trial")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if given.world is None and given.minutes is None:
+    if given.world is None and not given.minutes:
         parser.error("give --minutes, or a trained --world")
     try:
         run(Plan(**vars(given)))
@@ -119,6 +119,8 @@ def run(plan: Plan) -> dict[str, Any]:
     diamond = plan.out / "diamond"
     seconds = {"world": sum(spent(native, stage) for stage in STAGES)}
     minutes = plan.minutes or seconds["world"] / 60
+    if minutes <= 0:
+        raise UsageError(f"{native} does not say how long it was trained (no world.json): give --minutes")
     if spent(diamond, "denoiser") < 60 * minutes:
         train_diamond(plan.data, diamond, minutes, plan.batch, plan.seed, resume=True)
     if not Team.join().leads:

@@ -20,6 +20,7 @@ from small_recording import recorded
 from benchmarks import diamond as benchmark
 from benchmarks.diamond import Plan, diamond_ways, nearer, sentence
 from benchmarks.kept import once
+from runtime.errors import UsageError
 from worldmodel.errors import DatasetError
 from worldmodel.families.diamond import DiamondSpec, DiamondWorld
 from worldmodel.spec import CodecSpec, GeneratorSpec, WorldSpec
@@ -132,6 +133,13 @@ def test_what_was_found_is_found_anew_only_when_something_else_is_asked(tmp_path
         return {"call": calls[-1]}
 
     assert [once(path, {"ticks": ticks}, find)["call"] for ticks in (5, 5, 6, 6)] == [0, 0, 1, 1]
+
+
+def test_a_world_that_does_not_say_how_long_it_was_trained_needs_minutes(cars: Path, tmp_path: Path) -> None:
+    native = untrained(tmp_path / "native")
+    (native / "world.json").unlink()
+    with pytest.raises(UsageError, match="give --minutes"):
+        benchmark.run(Plan(cars, tmp_path / "out", native))
 
 
 def test_a_mistake_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -142,11 +142,11 @@ def test_learning_lowers_the_loss(recording):
     adam, generator, before = optimiser(denoiser), draw(2), loss()
     for group in adam.param_groups:
         group["lr"] *= 30  # so few weights may hurry
-    for _ in range(60):
+    for _ in range(40):
         adam.zero_grad()
         learn(denoiser, *segments.draw(4, generator), generator)
         adam.step()
-    assert 0.8 < before < 1.3 and loss() < 0.5 * before
+    assert loss() < 0.5 * before
 
 
 def test_stopped_training_goes_on_and_a_folder_is_of_one_recording(run, recording, tmp_path):
