@@ -34,19 +34,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.kept import once
 from worldmodel.tick import State, count_noises, reprime, tick
 from worldmodel.train.dataset import Dataset, write_json
 from worldmodel.train.distil.train import train_distil
 from worldmodel.train.drift import drift
-from worldmodel.train.evaluate import Settings, follow
+from worldmodel.train.evaluate import Settings, follow, record_fresh
 from worldmodel.train.evaluate_car import closed_loop, steering
 from worldmodel.train.judge.judge import Judge
 from worldmodel.train.pictures import save_strip
 from worldmodel.train.playable import Frames, Held, TorchGame, TorchWorld
-from worldmodel.train.record import Recording, prepare, record
+from worldmodel.train.run import spent
 
 ROLLING = "schedule.sigmas=((0.25,0.5,0.75,1.0),)"
-HELD_OUT = 375  # frames recorded for each player
 COLUMNS = {  # of the table: title, figure
     "drift, end over begin": "frechet_end", "drift, worst over begin": "frechet_ratio", "collapsed": "collapsed",
     "motion kept": "flow_ratio", "keys followed": "keys_share", "turns followed": "follow",
@@ -116,7 +116,8 @@ def main() -> None:
 
 def run(plan: Plan, arms: Sequence[str]) -> dict[str, Any]:
     """Train and try the arms; write the table and the pictures anew after each."""
-    held_out = _held_out(plan)
+    held_out = plan.out / "held-out"
+    record_fresh(_settings(plan), held_out)
     base = _trained(plan, "base", Arm("teacher-forcing"), plan.codec, None, plan.minutes)
     found: dict[str, Any] = {}
     for name in arms:
@@ -137,14 +138,9 @@ def _said(plan: Plan) -> dict[str, Any]:
     return {name: value for name, value in vars(plan).items() if name not in ("data", "codec", "out")}
 
 
-def _held_out(plan: Plan) -> Path:
-    """Episodes on tracks that no training sees, recorded once."""
-    folder = plan.out / "held-out"
+def _settings(plan: Plan) -> Settings:
     size = json.loads((plan.codec / "spec.json").read_text())["height"]
-    options = {"split": "test", "size": size, "recolour": False}
-    recording = Recording("car_racing", options, HELD_OUT * plan.rollouts, plan.seed, "test", shard_frames=3000)
-    record(recording, folder, prepare(recording, folder, resume=folder.exists()), workers=1)
-    return folder
+    return Settings("car_racing", size, plan.seed, plan.ticks, plan.rollouts)
 
 
 def _trained(plan: Plan, name: str, arm: Arm, teacher: Path, init: Path | None, minutes: float) -> Path:
@@ -153,18 +149,12 @@ def _trained(plan: Plan, name: str, arm: Arm, teacher: Path, init: Path | None, 
     own = {change.partition("=")[0] for change in arm.changes}
     changes = [change for change in plan.changes if change.partition("=")[0] not in own] + list(arm.changes)
     weights = init / "world.safetensors" if init else None
-    if _spent(folder) < 60 * minutes:
+    if spent(folder, "world") < 60 * minutes:
         train_distil(
             arm.method, teacher, plan.data, folder, minutes, plan.batch, plan.seed, resume=True, init=weights,
             changes=changes,
         )  # fmt: skip
     return folder
-
-
-def _spent(folder: Path) -> float:
-    """Seconds that a run folder's world was trained for."""
-    history = folder / "world.json"
-    return float(json.loads(history.read_text())[-1]["seconds"]) if history.exists() else 0.0
 
 
 # -- trials -----------------------------------------------------------------------------------------------------------
@@ -209,14 +199,13 @@ def _where(chosen: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> t
 
 def _tried(plan: Plan, folder: Path, held_out: Path) -> dict[str, Any]:
     """An arm's figures, kept beside its weights."""
-    kept, spent = folder / "trial.json", _spent(folder)
-    asked = {"ticks": plan.ticks, "rollouts": plan.rollouts, "seed": plan.seed, "seconds": spent}
-    if kept.exists() and json.loads(kept.read_text())["asked"] == asked:
-        figures: dict[str, Any] = json.loads(kept.read_text())["figures"]
-        return figures
+    asked = {"ticks": plan.ticks, "rollouts": plan.rollouts, "seed": plan.seed, "seconds": spent(folder, "world")}
+    return once(folder / "trial.json", asked, lambda: _try(plan, folder, held_out))
+
+
+def _try(plan: Plan, folder: Path, held_out: Path) -> dict[str, Any]:
     print(f"{folder.name}: trials", flush=True)
-    world, judge = PlayedWorld(folder), Judge.of("car_racing")
-    settings = Settings("car_racing", world.spec.height, plan.seed, plan.ticks, plan.rollouts)
+    world, judge, settings = PlayedWorld(folder), Judge.of("car_racing"), _settings(plan)
     dataset = Dataset(held_out)
     figures, _ = follow(world, dataset, dataset.episodes, settings, judge)
     turns, _ = steering(world, settings.size, settings.seed, settings.rollouts)
@@ -234,7 +223,6 @@ def _tried(plan: Plan, folder: Path, held_out: Path) -> dict[str, Any]:
     save_strip(
         folder / "driven.png", [[shown[tick][0] for tick in sorted(made.shown)] for shown in (real.shown, made.shown)]
     )
-    write_json(kept, {"asked": asked, "figures": figures})
     return figures
 
 
@@ -249,12 +237,12 @@ def _tick_ms(world: TorchWorld, ticks: int = 40) -> dict[str, float]:
     found = {}
     for name, move, plan in (("tick_ms", tick, spec.schedule.steady), ("reprime_ms", reprime, spec.schedule.reprime)):
         noise = torch.randn(1, count_noises(plan), *spec.latent_shape)
-        spent = []
+        took = []
         for _ in range(ticks):
             began = time.process_time()
             _, state = move(world.world, state, action, prompt, noise)
-            spent.append(1000 * (time.process_time() - began))
-        found[name] = statistics.median(spent)
+            took.append(1000 * (time.process_time() - began))
+        found[name] = statistics.median(took)
     return found
 
 

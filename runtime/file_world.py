@@ -19,6 +19,8 @@ from runtime.world import State, World
 class FileWorld:
     """What players get: the shipped graphs and weights. A `Playable` of worldmodel/train/playable.py."""
 
+    prompted = True
+
     def __init__(
         self, world: World, backend: str = "auto", threads: int | None = None, precision: str = "auto"
     ) -> None:

@@ -15,6 +15,7 @@ class Frozen:
 
     actions = CarRacing.actions
     context = 8
+    prompted = True
 
     def begin(self, frames: np.ndarray, actions: np.ndarray, prompts: Sequence[str], seed: int) -> Frozen:
         self.frames: Frames = frames[:, -1]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_recording import recorded
 from test_export import CARD, SPEC, FakeGame
 
 from export.onnx import export_graphs
@@ -27,30 +28,16 @@ from worldmodel.spec import CameraSpec, CodecSpec, GeneratorSpec, WorldSpec
 from worldmodel.tick import World as TorchWorld
 from worldmodel.tick import next_latent, state_shapes
 from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
-from worldmodel.train.envs import Adapter
 from worldmodel.train.envs.car_racing import CAR_FROM_TOP, VIEW_UNITS, CarRacing
 from worldmodel.train.envs.poses import camera_motion, usual_motion
 from worldmodel.train.latents import LatentSet, led_camera
 from worldmodel.train.optimisers import optimisers
 from worldmodel.train.plan import with_conditions
 from worldmodel.train.preview import begin_play
-from worldmodel.train.record import record_frames
 from worldmodel.train.world import Lesson, draw_tiles
 from worldmodel.transformer.clip import clip_layer
 
 LED = replace(SPEC, camera=CameraSpec(move=2.0, turn=0.1))
-
-
-def recorded(folder: Path, adapter: Adapter, name: str, frames: int, seed: int = 3) -> Dataset:
-    info = DatasetInfo(
-        env=adapter.env_id, adapter=name, options={}, tick_hz=adapter.tick_hz, height=adapter.height,
-        width=adapter.width, actions=list(adapter.actions), keys=adapter.keys, mirror=[], facts=list(adapter.facts),
-        split="train", seed=seed, shard_frames=frames,
-    )  # fmt: skip
-    info.write(folder)
-    with ShardWriter(folder / "shard-00000.h5", info) as writer:
-        list(record_frames(adapter, writer, seed, 0, frames))
-    return Dataset(folder)
 
 
 def written(folder: Path, facts: dict[str, list[float]], episode: list[int], adapter: str) -> Dataset:

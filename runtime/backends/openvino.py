@@ -32,9 +32,14 @@ LARGEST = 4  # players of a group; more gain nothing, and leave the second level
 
 def load(world: World, threads: int, precision: str, players: int) -> Backend:
     core = ov.Core()
-    known = ("bf16", "fp32") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("fp32",)
+    known = precisions(core)
     check_precision("openvino", precision, known)
     return load_graphs(world, OpenVinoMaker(core, threads, known[0] if precision == "auto" else precision), players)
+
+
+def precisions(core: Any) -> tuple[str, ...]:
+    """What this CPU multiplies in, the fastest first."""
+    return ("bf16", "fp32") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("fp32",)
 
 
 @dataclass(frozen=True)

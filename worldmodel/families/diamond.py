@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from worldmodel.errors import SpecError
 from worldmodel.families.family import About, Shapes, State, StateShapes
 
 HEAD_DIM = 8  # of the attention blocks
+Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -223,13 +224,26 @@ class Denoiser(nn.Module):
 
     def denoise(self, x: Tensor, sigma: float, pictures: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """The raw network output for x at noise level sigma, and the clean picture that it stands for."""
-        total = math.hypot(sigma, self.spec.sigma_offset_noise)
-        c_in = 1 / math.hypot(total, self.spec.sigma_data)
-        c_skip = (self.spec.sigma_data * c_in) ** 2
-        c_out = total * math.sqrt(c_skip)
-        c_noise = x.new_full((len(x),), math.log(total) / 4)
-        output = self.inner_model(x * c_in, c_noise, pictures / self.spec.sigma_data, actions)
-        return output, c_skip * x + c_out * output
+        level = preconditioning(self.spec, sigma)
+        c_noise = x.new_full(x.shape[:1], math.log(level.total) / 4)
+        output = self.inner_model(x * level.c_in, c_noise, pictures / self.spec.sigma_data, actions)
+        return output, level.c_skip * x + level.c_out * output
+
+
+class Preconditioning(NamedTuple, Generic[Number]):
+    """Factors around the network at a noise level. total: of both noises together; c_noise is log(total) / 4."""
+
+    total: Number
+    c_in: Number
+    c_skip: Number
+    c_out: Number
+
+
+def preconditioning(spec: DiamondSpec, sigma: Number) -> Preconditioning[Number]:
+    """EDM's (arXiv:2206.00364, table 1): what goes into the network and what it is to give both have unit variance."""
+    total = (sigma**2 + spec.sigma_offset_noise**2) ** 0.5
+    c_in = (total**2 + spec.sigma_data**2) ** -0.5
+    return Preconditioning(total, c_in, (spec.sigma_data * c_in) ** 2, total * spec.sigma_data * c_in)
 
 
 class Step(NamedTuple):

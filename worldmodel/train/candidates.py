@@ -34,23 +34,23 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         for scene, figures in report["scenes"].items()
     ]
     lines = [
-        _line(["figure", *(name for name, *_ in columns), "real game"]),
-        _line(["---"] * (len(columns) + 2)),
-        _line(["players, ticks", *(_size(report) for _, report, _ in columns), ""]),
+        line(["figure", *(name for name, *_ in columns), "real game"]),
+        line(["---"] * (len(columns) + 2)),
+        line(["players, ticks", *(_size(report) for _, report, _ in columns), ""]),
     ]
     for figure, real in ROWS:
-        cells = [_cell(figures, figure) for *_, figures in columns]
+        cells = [cell(figures, figure) for *_, figures in columns]
         best = [_real(figures, real) for *_, figures in columns]
         if any(cells):
-            lines.append(_line([f"`{figure}`", *cells, next((text for text in best if text), "")]))
+            lines.append(line([f"`{figure}`", *cells, next((text for text in best if text), "")]))
     for figure in PROMPT_ROWS:
-        cells = [_cell(report.get("prompt", {}), figure) for _, report, _ in columns]
+        cells = [cell(report.get("prompt", {}), figure) for _, report, _ in columns]
         if any(cells):
-            lines.append(_line([f"`prompt.{figure}`", *cells, ""]))
+            lines.append(line([f"`prompt.{figure}`", *cells, ""]))
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -59,10 +59,10 @@ def _size(report: dict[str, Any]) -> str:
 
 
 def _real(figures: dict[str, Any], real: float | str | None) -> str:
-    return _cell(figures, real) if isinstance(real, str) else "" if real is None else f"{real:g}"
+    return cell(figures, real) if isinstance(real, str) else "" if real is None else f"{real:g}"
 
 
-def _cell(figures: dict[str, Any], name: str) -> str:
+def cell(figures: dict[str, Any], name: str) -> str:
     value = figures.get(name)
     if value is None:
         return ""

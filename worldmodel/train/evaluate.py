@@ -102,7 +102,8 @@ def evaluate(
                 followed = Picture(f"followed-{name}.png", f"{name}: {followed.text}", followed.rows)
             pictures.append(followed)
         found: dict[str, Any] = {"scenes": scenes}
-        if judge and judge.scene and set(by_scene) <= set(judge.scenes) and len(by_scene) > 1:
+        several = len(by_scene) > 1 and judge and judge.scene and set(by_scene) <= set(judge.scenes)
+        if judge and several and world.prompted:
             found["prompt"] = _switch_scenes(world, settings, dataset, by_scene, pictures, progress, judge)
     if settings.adapter == "car_racing":
         found |= _try_car(world, settings, scenes["car_racing"], pictures, progress, judge)
@@ -135,7 +136,7 @@ def curves(scenes: dict[str, dict[str, Any]]) -> list[Curve]:
 
 
 def record_fresh(settings: Settings, folder: Path) -> None:
-    """Record episodes that no training has seen."""
+    """Record episodes that no training has seen; what lies there already stays."""
     asked = {"split": "test", "size": settings.size, "recolour": False, "env_id": settings.env_id}
     takes = inspect.signature(adapter_class(settings.adapter)).parameters
     recording = Recording(
@@ -147,7 +148,8 @@ def record_fresh(settings: Settings, folder: Path) -> None:
         split="test",
         shard_frames=3000,
     )
-    record(recording, folder, prepare(recording, folder), workers=2)
+    if missing := prepare(recording, folder, resume=folder.exists()):
+        record(recording, folder, missing, workers=2)
 
 
 def _by_scene(dataset: Dataset) -> dict[str, list[Episode]]:
@@ -344,7 +346,7 @@ def _try_car(
     judge: Judge | None,
 ) -> dict[str, Any]:
     """All trials of evaluate_car.py and evaluate_places.py; adds to the scene's figures and pictures and returns those
-    of the prompts.
+    of the prompts, where the world listens to any.
     """
     trial = (world, settings.size, settings.seed)
     progress("steering keys held")
@@ -387,6 +389,8 @@ def _try_car(
     players = range(settings.rollouts)
     pairs = [[shown[tick][i] for tick in ticks] for i in players for shown in (real.shown, made.shown)]
     pictures.append(Picture("driven.png", f"A driver that sees pixels, real above generated, at ticks {ticks}", pairs))
+    if not world.prompted:
+        return {}
     progress("prompts")
     found, told = evaluate_car.prompts(*trial, count=4 * settings.rollouts)
     rows = [[one.before, one.after] for one in told[:16]]

@@ -40,6 +40,7 @@ class Playable(Protocol):
 
     actions: tuple[str, ...]
     context: int  # frames that `begin` wants
+    prompted: bool  # whether it listens to prompts; figures about them are left out otherwise
 
     def begin(self, frames: NDArray[np.uint8], actions: NDArray[np.bool_], prompts: Sequence[str], seed: int) -> Game:
         """Go on after the last of `frames`.
@@ -66,6 +67,8 @@ class RealGame:
 
 class TorchWorld:
     """A run folder's world (spec.json, codec.safetensors, world.safetensors), on torch."""
+
+    prompted = True
 
     def __init__(self, run: Path, autocast: bool = True) -> None:
         self.spec = read_plan(run)

@@ -206,6 +206,12 @@ class Run:
         return SummaryWriter(str(self.out / "events"))
 
 
+def spent(out: Path, name: str) -> float:
+    """Seconds that a stage of a run folder was trained for; 0 where it was not."""
+    history = out / f"{name}.json"
+    return float(json.loads(history.read_text())[-1]["seconds"]) if history.exists() else 0.0
+
+
 def load_weights(
     model: nn.Module, path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
 ) -> None:
