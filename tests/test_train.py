@@ -327,6 +327,7 @@ def test_clips_in_which_everything_has_been_let_go_for_long_are_found():
         torch.zeros(2, 60, 1, 2, 2).half(), keys, episode, first, none, none,
         torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(),
     )  # fmt: skip
+    assert latents.longest == 40
     lasts = (latents.let_go(5, ticks=10) + 4).tolist()
     assert lasts == [*range(13, 20), *range(30, 40), *range(50, 60)]
 

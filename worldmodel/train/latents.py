@@ -226,6 +226,11 @@ class LatentSet:
         return torch.cat([keys, motion], -1)
 
     @property
+    def longest(self) -> int:
+        """Frames of the longest episode."""
+        return int(self.episode.unique_consecutive(return_counts=True)[1].max())
+
+    @property
     def separate(self) -> bool:
         """Whether there are several scenes, by their captions, and no episode goes from one to another."""
         several = (self.captions != self.captions[:1]).any()

@@ -132,10 +132,11 @@ def train_world(
 
     def futures() -> Lesson:
         wear = damaged if torch.rand((), generator=draw, device=team.device) < WORN else None
+        shown = wear or latents
+        frames = min(FUTURE_FRAMES, 1 + shown.longest)
         # As many frames to compute as in other steps, where two draws share a history.
-        count = max(1, batch * CLIP_FRAMES * 3 // (4 * FUTURE_FRAMES))
-        start = chosen((wear or latents).starts(FUTURE_FRAMES - 1), count)
-        lesson = Lesson(latents.clips(spec, start, FUTURE_FRAMES, draw, None, wear))
+        start = chosen(shown.starts(frames - 1), max(1, batch * CLIP_FRAMES * 3 // (4 * frames)))
+        lesson = Lesson(latents.clips(spec, start, frames, draw, None, wear))
         lesson.roll_out_futures(world, draw)
         return lesson
 
