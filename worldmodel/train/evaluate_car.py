@@ -302,7 +302,7 @@ def prompts(world: Playable, size: int, seed: int, count: int, ticks: int = 40) 
     told: list[Told] = []
     for batch in _batches(count, 16):
         starts = [rolling_start(world, size, int(rng.integers(2**31)), float(rng.uniform(4, 10)), []) for _ in batch]
-        _, game = games(world, starts, seed)
+        _, game = games(world, starts, seed + batch.start)  # players' seeds follow each other
         scenes = [captions.scene_colours(rng, "test") for _ in batch]
         texts = [captions.caption(rng, scene[0], scene[2], "test") for scene in scenes]
         game.say(texts)
