@@ -102,8 +102,8 @@ def load_world(run: Path, weights: Path | None = None, sigmas: tuple[tuple[float
     world = World(spec)
     world.codec = load_codec(spec, run)
     if world.heads is not None:
-        load_weights(world.heads, heads)
-    load_weights(world.generator, weights or run / "world.safetensors")
+        load_weights(world.heads, heads, code=world.codec.code)
+    load_weights(world.generator, weights or run / "world.safetensors", code=world.codec.code)
     return world.eval()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
+from export.pack import load_world
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
 from worldmodel.tick import World
@@ -21,6 +24,7 @@ from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.distil.train import train_distil
 from worldmodel.train.latents import SOON, LatentSet, out_of_view
 from worldmodel.train.plan import plan_world, read_plan
+from worldmodel.train.playable import TorchWorld
 from worldmodel.train.run import load_weights
 from worldmodel.train.team import Team
 from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
@@ -255,6 +259,20 @@ def test_weights_of_another_size_are_refused_by_name(run):
     other = World(WorldSpec.from_json((run / "spec.json").read_text().replace('"depth": 2', '"depth": 3')))
     with pytest.raises(CheckpointError, match=r"blocks\.2\."):
         load_weights(other.generator, run / "world.safetensors")
+
+
+def test_weights_are_refused_beside_a_codec_that_was_trained_since(run, tmp_path):
+    """Its latents are others: the world would show noise, and heads tell any reward."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    assert TorchWorld(folder).spec == read_plan(run)
+    codec = load_file(folder / "codec.safetensors")
+    save_file(codec | {"encoder.0.bias": codec["encoder.0.bias"] + 0.1}, folder / "codec.safetensors")
+    for load in (TorchWorld, load_world):
+        with pytest.raises(CheckpointError, match=r"world\.safetensors was trained with another codec.*--init"):
+            load(folder)
+    save_file(codec | {"decoder.0.bias": codec["decoder.0.bias"] + 0.1}, folder / "codec.safetensors")
+    load_world(folder)  # pictures change, latents do not
 
 
 def test_a_changed_spec_needs_a_new_folder(run, recording):

@@ -6,6 +6,8 @@ PixelShuffle, which is what a CPU does best (docs/worlds.md has the measurements
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,6 +70,12 @@ class Codec(nn.Module):
         self.decoder = nn.Sequential(
             *layers, nn.ReLU(), nn.Conv2d(channels, 3 * grow**2, 3, padding=1), nn.PixelShuffle(grow)
         )
+
+    @property
+    def code(self) -> str:
+        """Which latents it makes: a hash of the encoder's weights."""
+        weights = b"".join(p.detach().cpu().numpy().tobytes() for p in self.encoder.parameters())
+        return hashlib.sha256(weights).hexdigest()[:12]
 
     def encode(self, pictures: Tensor) -> Tensor:
         """pictures: [batch, 3, height, width] in 0…1. Returns [batch, channels, rows, columns]."""

@@ -53,7 +53,8 @@ def train_heads(
     team = Team.join()
     torch.manual_seed(seed + 1000 * team.rank)
     frames = Frames.of(with_heads(spec), data, out, team)
-    run = Run(out, "heads", frames.heads, optimisers(frames.heads), Budget(minutes), team, resume=resume)
+    code = frames.world.codec.code
+    run = Run(out, "heads", frames.heads, optimisers(frames.heads), Budget(minutes), team, resume=resume, code=code)
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
 
     def step(_: int) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ def train_heads(
             frames.heads.threshold.copy_(frames.best_threshold())
             figures |= frames.figures()
             if (out / "world.safetensors").exists():
-                load_weights(frames.world.generator, out / "world.safetensors")
+                load_weights(frames.world.generator, out / "world.safetensors", code=code)
                 figures |= frames.played()
         threshold = {"threshold": frames.heads.threshold.detach().clone()}
         run.average |= threshold

@@ -4,7 +4,6 @@ embeddings.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -271,9 +270,7 @@ def load_latents(
     dataset = Dataset(data)
     if tuple(dataset.info.actions) != spec.actions:
         raise DatasetError(f"{data} has actions {dataset.info.actions}, the world has {list(spec.actions)}")
-    weights = b"".join(p.detach().cpu().numpy().tobytes() for p in codec.encoder.parameters())
-    key = hashlib.sha256(weights).hexdigest()[:12]
-    kept = [shard.with_suffix(f".{key}.pt") for shard in dataset.shards]
+    kept = [shard.with_suffix(f".{codec.code}.pt") for shard in dataset.shards]
     mine = [i for i, path in enumerate(kept) if not path.exists()][team.rank :: team.size]
     codec = codec.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shown = tqdm(shards_of_frames(dataset, mine), total=len(mine), desc="encode", unit="shard", disable=not team.leads)

@@ -74,7 +74,7 @@ class TorchWorld:
         self.spec = read_plan(run)
         self._world = World(self.spec)
         self._world.codec = load_codec(self.spec, run)
-        load_weights(self._world.generator, run / "world.safetensors")
+        load_weights(self._world.generator, run / "world.safetensors", code=self._world.codec.code)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._world.to(self.device).requires_grad_(False).eval()
         self._autocast = autocast

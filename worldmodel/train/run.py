@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SAVE_EVERY = 120.0  # seconds between checkpoints
+CODE = "codec"  # the name in a file of weights under which it tells of `Codec.code`
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Run:
 
     def __init__(
         self, out: Path, name: str, model: nn.Module, optimisers: list[torch.optim.Optimizer], budget: Budget, team:
-        Team, ema: float = 0.999, resume: bool = False, beside: nn.Module | None = None,
+        Team, ema: float = 0.999, resume: bool = False, beside: nn.Module | None = None, code: str = "",
     ) -> None:  # fmt: skip
-        """beside: what is trained along with the model, such as a critic: kept for --resume, no part of the result."""
+        """beside: what is trained along with the model, such as a critic: kept for --resume, no part of the result.
+        code: of the codec whose latents the model works on, kept in the file of its weights.
+        """
         self.out, self.name, self.model, self.optimisers, self.budget, self.team = (
             out,
             name,
@@ -62,6 +66,7 @@ class Run:
         )
         self.ema_decay = ema
         self.beside = beside or nn.ModuleDict()
+        self.about = {CODE: code} if code else None
         team.share(model)
         team.share(self.beside)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -129,7 +134,7 @@ class Run:
         """Write both files whole: a kill in the middle leaves the older ones."""
         write_whole(
             self.out / f"{self.name}.safetensors",
-            lambda p: save_file({k: v.contiguous().cpu() for k, v in self.average.items()}, p),
+            lambda p: save_file({k: v.contiguous().cpu() for k, v in self.average.items()}, p, self.about),
         )
         state = {
             "model": self.model.state_dict(), "average": self.average, "beside": self.beside.state_dict(),
@@ -213,17 +218,31 @@ def spent(out: Path, name: str) -> float:
 
 
 def load_weights(
-    model: nn.Module, path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
+    model: nn.Module,
+    path: Path,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights,
+    code: str = "",
 ) -> None:
     """Load averaged weights strictly; what is missing, unexpected or mis-shaped is named. change: what to do to them
-    first.
+    first. code: of the codec that they are to work with; refused if they are said to have been trained with another.
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: train that stage first")
+    if code and known_code(path) not in (None, code):
+        raise CheckpointError(
+            f"{path} was trained with another codec than the one beside it: train it again "
+            f"(worldloop train {path.stem}; a world may go on from these weights with --init)"
+        )
     try:
         model.load_state_dict(change(load_file(path)))
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit the world's spec: {error}") from error
+
+
+def known_code(path: Path) -> str | None:
+    """The code of the codec that weights were trained with, if their file tells."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(CODE)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

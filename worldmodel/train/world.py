@@ -106,6 +106,7 @@ def train_world(
         Budget(minutes, hold=HOLD),
         team,
         resume=resume,
+        code=world.codec.code,
     )
     # Two processes must not draw the same clips, and a resumed run not the same clips again.
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)

@@ -77,6 +77,7 @@ def train_distil(
         ema=chosen.average,
         resume=resume,
         beside=chosen.beside,
+        code=student.codec.code,
     )
     draw = torch.Generator(device=team.device).manual_seed(hash((seed, team.rank, run.step)) & 0x7FFFFFFF)
 
@@ -130,5 +131,5 @@ def load_teacher(run: Path, student: World, team: Team) -> World:
     """A run's world, frozen, with the student's codec."""
     teacher = World(read_plan(run))
     teacher.codec = student.codec
-    load_weights(teacher.generator, run / "world.safetensors")
+    load_weights(teacher.generator, run / "world.safetensors", code=teacher.codec.code)
     return teacher.to(team.device).requires_grad_(False).eval()
