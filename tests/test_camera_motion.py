@@ -196,6 +196,21 @@ def panorama(frames: int) -> LatentSet:
     )  # fmt: skip
 
 
+def learned(spec: WorldSpec, latents: LatentSet, draw: torch.Generator) -> TorchWorld:
+    """A world after some seconds of training."""
+    torch.manual_seed(0)
+    world = TorchWorld(spec)
+    starts, learning = latents.starts(7), optimisers(world.generator, 1.0)
+    for _ in range(150):
+        start = starts[torch.randint(len(starts), (32,), generator=draw)]
+        lesson = Lesson(latents.clips(spec, start, 8, draw))
+        world.zero_grad()
+        lesson.loss(world, *draw_tiles(32, 8, draw), clip_layer, draw)["loss"].backward()
+        for optimiser in learning:
+            optimiser.step()
+    return world.eval()
+
+
 def test_clips_are_led_all_the_time_or_in_a_part_or_never_and_often_without_keys():
     latents, draw = panorama(600), torch.Generator().manual_seed(0)
     latents = replace(latents, actions=torch.ones_like(latents.actions))
@@ -211,18 +226,9 @@ def test_clips_are_led_all_the_time_or_in_a_part_or_never_and_often_without_keys
 
 
 def test_a_trained_world_turns_as_it_is_led_and_plays_when_nobody_leads_it():
-    torch.manual_seed(0)
-    world, latents, draw = TorchWorld(PANORAMA), panorama(600), torch.Generator().manual_seed(0)
-    starts, learning = latents.starts(7), optimisers(world.generator, 1.0)
-    for _ in range(150):
-        start = starts[torch.randint(len(starts), (32,), generator=draw)]
-        lesson = Lesson(latents.clips(PANORAMA, start, 8, draw))
-        world.zero_grad()
-        lesson.loss(world, *draw_tiles(32, 8, draw), clip_layer, draw)["loss"].backward()
-        for optimiser in learning:
-            optimiser.step()
-    world.eval()
-    clip = latents.clips(PANORAMA, starts[::80], 8, draw).clip
+    latents, draw = panorama(600), torch.Generator().manual_seed(0)
+    world = learned(PANORAMA, latents, draw)
+    clip = latents.clips(PANORAMA, latents.starts(7)[::80], 8, draw).clip
     before = begin_play(world, clip, 4, PANORAMA.schedule)
 
     def turned(*names: str) -> torch.Tensor:

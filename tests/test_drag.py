@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_camera_motion import PANORAMA, panorama, recorded, written
+from test_camera_motion import PANORAMA, learned, panorama, recorded, written
 from test_export import CARD, SPEC, FakeGame
 
 from export.onnx import export_graphs
@@ -39,11 +39,10 @@ from worldmodel.train.distil.setting import Setting
 from worldmodel.train.envs.car_racing import CarRacing
 from worldmodel.train.envs.motion import picture_motion, usual_drag
 from worldmodel.train.latents import LatentSet, tracks_of
-from worldmodel.train.optimisers import optimisers
 from worldmodel.train.plan import plan_world, with_conditions
 from worldmodel.train.preview import begin_play
 from worldmodel.train.run import load_weights
-from worldmodel.train.world import Lesson, draw_tiles, fitted, train_world
+from worldmodel.train.world import fitted, train_world
 from worldmodel.transformer.clip import clip_layer
 
 LED = replace(SPEC, tracks=DragSpec(pixels=4.0))
@@ -166,18 +165,9 @@ def test_a_few_points_of_a_frame_are_led_or_none_and_then_often_without_keys():
 def test_a_trained_world_goes_where_points_are_led(monkeypatch):
     monkeypatch.setattr("worldmodel.train.latents.DRAGGED", 0.9)  # to learn it in seconds
     monkeypatch.setattr("worldmodel.train.latents.POINTS", (12,))
-    torch.manual_seed(0)
-    world, latents, draw = TorchWorld(SHIFTED), shifted(600), torch.Generator().manual_seed(0)
-    starts, learning = latents.starts(7), optimisers(world.generator, 1.0)
-    for _ in range(150):
-        start = starts[torch.randint(len(starts), (32,), generator=draw)]
-        lesson = Lesson(latents.clips(SHIFTED, start, 8, draw))
-        world.zero_grad()
-        lesson.loss(world, *draw_tiles(32, 8, draw), clip_layer, draw)["loss"].backward()
-        for optimiser in learning:
-            optimiser.step()
-    world.eval()
-    clip = latents.clips(SHIFTED, starts[::20], 8, draw).clip
+    latents, draw = shifted(600), torch.Generator().manual_seed(0)
+    world = learned(SHIFTED, latents, draw)
+    clip = latents.clips(SHIFTED, latents.starts(7)[::20], 8, draw).clip
     before, players = begin_play(world, clip, 4, SHIFTED.schedule), len(clip.clean)
     for right in (-1, 1):
         led = torch.zeros(players, 3, 4, 6)
