@@ -73,6 +73,9 @@ def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
     assert len(rows) == 8
     coasting = evaluate_car.coasting(Frozen(), SIZE, 0, 2)
     assert coasting.pop("intervals") == {"coasts": (1, 1), "stands": (1, 1)} and set(coasting.values()) == {1.0}
+    finding, rows = evaluate_car.finding(Frozen(), SIZE, 0, 2)
+    assert finding["leaves_road"] == finding["leaves_road_real"] == 1 and len(rows) == 4
+    assert finding["finds_road"] == finding["finds_road_real"] > 0
     judge = Judge.of("car_racing")
     figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None, judge)
     assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0
@@ -101,6 +104,8 @@ def test_a_frozen_picture_fails_every_trial() -> None:
         assert abs(turns[key]["speed"]) < 0.01 and turns[key]["response_ticks"] > 20
     coasting = evaluate_car.coasting(Frozen(), SIZE, 0, 2)
     assert coasting["coasts"] == 0 and coasting["coasts_real"] == coasting["stands_real"] == 1
+    finding, _ = evaluate_car.finding(Frozen(), SIZE, 0, 2)
+    assert finding["leaves_road"] == 0 and finding["finds_road"] is None and finding["leaves_road_real"] == 1
     figures, _, _ = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 100, lambda text: None)
     assert figures["stall"] > 0.7 and figures["stall_real"] < 0.02
     prompts, _ = evaluate_car.prompts(Frozen(), SIZE, 0, 4)

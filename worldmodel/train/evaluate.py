@@ -372,6 +372,11 @@ def _try_car(
     )
     progress("no key held")
     _add(figures, evaluate_car.coasting(*trial, settings.rollouts))
+    progress("off the road and back")
+    found_again, rows = evaluate_car.finding(*trial, settings.rollouts)
+    _add(figures, found_again)
+    text = "Steered off the road, then driven by pixels: real above generated, 0, 25, 50, 100 and 250 ticks after"
+    pictures.append(Picture("found.png", text, rows))
     progress("a full circle")
     remembered, rows = evaluate_places.memory(*trial, settings.rollouts)
     _add(figures, remembered)

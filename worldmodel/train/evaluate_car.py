@@ -28,6 +28,7 @@ SAME_COLOUR = 12.0  # CIE76 distance up to which a colour counts as the one that
 TURNING = 0.004  # radians a tick from which the picture counts as turning
 STRAIGHT_ON = 7  # ticks of a rolling start in which its keys are held
 STEERED = slice(5, 30)  # ticks of a held steering key that count: the wheels are over by then
+AWAY, BACK, KEPT = 30, 250, 50  # ticks of steering off the road; to be back on it; the last of these, that count
 SHOWN = (1, 10, 50, 100, 500, 2000)  # ticks on the strips
 SAMPLED = 5  # every so many ticks a frame's statistics are kept
 Progress = Callable[[str], None]
@@ -180,6 +181,29 @@ def _still(frames: list[Frames]) -> NDArray[np.float64]:
 
 
 # -- a driver that sees pixels ----------------------------------------------------------------------------------------
+
+
+def finding(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict[str, Any], Strip]:
+    """Steer off the road, every other car to the left; does a driver who sees pixels find it again, and stay on it?"""
+    starts = rolling_starts(world, size, np.random.default_rng([seed, 41]), rollouts)
+    away = np.stack([held("gas", ("right", "left")[player % 2]) for player in range(rollouts)])
+    first = np.stack([start.frames[-1] for start in starts])
+    found: dict[str, Any] = {}
+    rows: Strip = [[] for _ in range(2 * min(4, rollouts))]
+    for place, (name, game) in enumerate(zip(("_real", ""), games(world, starts, seed), strict=True)):
+        drivers = [PixelDriver(start.road, start.grass) for start in starts]
+        frames, on_road = first, []
+        for tick in range(AWAY + BACK):
+            keys = np.stack([driver(frame) for driver, frame in zip(drivers, frames, strict=True)])
+            on_road.append([driver.on_road >= 0.5 for driver in drivers])
+            frames = game.tick(away if tick < AWAY else keys)
+            if tick + 1 - AWAY in (0, 25, 50, 100, BACK):
+                for row, player in zip(rows[place::2], frames, strict=False):
+                    row.append(player)
+        left, back = ~np.array(on_road[AWAY]), np.mean(on_road[-KEPT:], 0) > 0.8
+        found |= {f"leaves_road{name}": _mean(left), f"finds_road{name}": _mean(back[left]) if left.any() else None}
+    found["intervals"] = {"finds_road": mean_interval(back[left].astype(float))}
+    return found, rows
 
 
 @dataclass
