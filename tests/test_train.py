@@ -193,13 +193,18 @@ def test_futures_are_learned_from_the_slow_numbers_that_made_them(run, recording
     torch.testing.assert_close(noisy, torch.stack([first, second], 1).flatten(0, 1), rtol=0.01, atol=0.01)
 
 
-def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording):
+def test_training_the_decoder_alone_leaves_the_latents_as_they_are(run, recording, tmp_path):
     pictures = torch.rand(2, 3, 32, 32)
     latent = load_codec(read_plan(run), run).encode(pictures)
     train_codec(read_plan(run), recording, run, minutes=0.02, batch=8, frames=120, decoder_only=True)
     better = load_codec(read_plan(run), run)
     assert torch.equal(better.encode(pictures), latent)
     assert not torch.equal(better.decode(latent), World(read_plan(run)).codec.decode(latent))
+    since = shutil.copytree(run, tmp_path / "run")
+    codec = load_file(since / "codec.safetensors")
+    save_file(codec | {"encoder.0.bias": codec["encoder.0.bias"] + 0.1}, since / "codec.safetensors")
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors reads the latents of another codec\.safetensors"):
+        load_codec(read_plan(run), since)
 
 
 def test_a_codec_goes_on_from_an_earlier_one(run, recording, tmp_path):

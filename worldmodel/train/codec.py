@@ -143,8 +143,15 @@ def load_pictures(data: Path, frames: int, seed: int) -> Tensor:
 
 
 def load_codec(spec: WorldSpec, run: Path) -> Codec:
-    """The trained codec of a run folder, frozen."""
-    codec = World(spec).codec
-    better = run / "decoder.safetensors"
-    load_weights(codec, better if better.exists() else run / "codec.safetensors")
+    """The trained codec of a run folder, frozen, with the decoder that was improved alone if there is one."""
+    codec, trained, better = World(spec).codec, run / "codec.safetensors", run / "decoder.safetensors"
+    load_weights(codec, trained)
+    if better.exists():
+        code = codec.code
+        load_weights(codec, better)
+        if codec.code != code:
+            raise CheckpointError(
+                f"{better} reads the latents of another {trained.name}: remove it, and improve the decoder of this one "
+                "(worldloop train codec --decoder-only)"
+            )
     return codec.requires_grad_(False).eval()
