@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from random_world import random_world
 from small_recording import recorded
 from test_export import CARD, SPEC, FakeGame
 
 from export.onnx import export_graphs
-from export.pack import load_world, pack, read_card
+from export.pack import pack
 from runtime.cli import main
 from runtime.file_world import FileWorld
 from runtime.parity import TOLERANCE, compare
@@ -249,16 +249,7 @@ def test_a_trained_world_turns_as_it_is_led_and_plays_when_nobody_leads_it():
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random world whose camera can be led, exported."""
     folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    world = TorchWorld(LED)
-    with torch.no_grad():
-        for parameter in world.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    (folder / "spec.json").write_text(LED.to_json())
-    save_file(world.codec.state_dict(), folder / "codec.safetensors")
-    save_file(world.generator.state_dict(), folder / "world.safetensors")
-    (folder / "card.toml").write_text(CARD)
-    world, card = load_world(folder), read_card(folder / "card.toml")
+    world, card = random_world(folder, LED, CARD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.pack.make_adapter_for", lambda *_: FakeGame())
         pack(world, card, export_graphs(world), folder / "led.world", "fp32")

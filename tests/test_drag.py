@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from random_world import random_world
+from safetensors.torch import load_file
 from test_camera_motion import PANORAMA, learned, panorama, recorded, written
 from test_export import CARD, SPEC, FakeGame
 
 from export.onnx import export_graphs
-from export.pack import load_world, pack, read_card
+from export.pack import pack
 from runtime.bindings import Controls
 from runtime.cli import main
 from runtime.parity import TOLERANCE, compare
@@ -282,17 +283,7 @@ def test_camera_and_tracks_do_not_see_each_others_buttons():
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random world whose points can be led, exported."""
     folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    world = TorchWorld(LED)
-    with torch.no_grad():
-        for parameter in world.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        world.generator.led.weight.mul_(10)
-    (folder / "spec.json").write_text(LED.to_json())
-    save_file(world.codec.state_dict(), folder / "codec.safetensors")
-    save_file(world.generator.state_dict(), folder / "world.safetensors")
-    (folder / "card.toml").write_text(CARD)
-    world, card = load_world(folder), read_card(folder / "card.toml")
+    world, card = random_world(folder, LED, CARD, lambda world: world.generator.led.weight.mul_(10))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.pack.make_adapter_for", lambda *_: FakeGame())
         pack(world, card, export_graphs(world), folder / "led.world", "fp32")

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from random_world import random_world
 from safetensors.numpy import load
-from safetensors.torch import save_file
 
 from export.int8 import Range, calibrate, linears, scales, with_int8
 from export.narrow import narrow
@@ -97,16 +97,7 @@ class FakeGame:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same random world, stored in two ways."""
     folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    world = TorchWorld(SPEC)
-    with torch.no_grad():
-        for parameter in world.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    (folder / "spec.json").write_text(SPEC.to_json())
-    save_file(world.codec.state_dict(), folder / "codec.safetensors")
-    save_file(world.generator.state_dict(), folder / "world.safetensors")
-    (folder / "card.toml").write_text(CARD)
-    world, card = load_world(folder), read_card(folder / "card.toml")
+    world, card = random_world(folder, SPEC, CARD)
     graphs = export_graphs(world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.pack.make_adapter_for", lambda *_: FakeGame())
