@@ -68,8 +68,16 @@ def test_the_distance_of_draws_may_weigh_more_at_some_places_than_at_others():
     odd[..., :2, 2:] += 5
     gain = [energy_score(first, draw, real, patch=2, apart=places)[0].mean() for draw in (second, odd)]
     gain_before = [energy_score(first, draw, real, patch=2)[0].mean() for draw in (second, odd)]
-    assert gain[1] - gain[0] > gain_before[1] - gain_before[0] + 0.1
+    assert gain[1] - gain[0] > gain_before[1] - gain_before[0] + 0.08
     odd = second.clone()
     odd[..., 2:, :2] += 5  # and elsewhere it costs what it did, but for its part in larger pieces
     elsewhere = energy_score(first, odd, real, patch=2, apart=places)[0].mean() - gain[0]
     assert elsewhere < gain[1] - gain[0]
+
+
+def test_a_shade_that_is_wrong_costs_more_than_as_much_noise():
+    real, first, second = (0.5 * frames(4000, seed) for seed in (3, 1, 2))
+    grain = 0.3 * frames(4000, 4).sign()
+    tinted, _ = energy_score(first + 0.3, second + 0.3, real, patch=2)
+    grained, _ = energy_score(first + grain, second + grain.roll(1, 0), real, patch=2)
+    assert tinted.mean() > grained.mean() + 0.02

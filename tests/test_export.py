@@ -46,7 +46,7 @@ SPEC = WorldSpec(
     name="small", height=32, width=32, tick_hz=25, actions=("left", "gas"), keys={"left": ["a"], "gas": ["w"]},
     environment="fake", window=2,
     codec=CodecSpec(channels=4, encoder_width=16, encoder_blocks=1, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
-    generator=GeneratorSpec(dim=64, depth=1, heads=2, reach=(1, 2), slow=2),
+    generator=GeneratorSpec(dim=64, depth=1, heads=2, reach=(1, 2), slow=2, prompt_skip=True),
 )  # fmt: skip
 EARLIER = Path(__file__).parent / "worlds" / "format1-kv-by-slot.world"
 CARD = """

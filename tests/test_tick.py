@@ -31,7 +31,11 @@ TINY = WorldSpec(
 )  # fmt: skip
 
 
-KINDS = {"plain": ({}, None), "moves": ({"reach": (1, 2), "slow": 2}, None), "dragged": ({}, DragSpec(4.0))}
+KINDS = {
+    "plain": ({}, None),
+    "moves": ({"reach": (1, 2), "slow": 2, "prompt_skip": True}, None),
+    "dragged": ({}, DragSpec(4.0)),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -281,6 +281,26 @@ def test_a_world_that_moves_goes_on_from_one_that_does_not(run, recording):
     )
 
 
+@torch.no_grad()
+def test_a_world_whose_prompts_skip_goes_on_from_one_whose_do_not_and_then_hears_them_whatever_keys_are_held(run):
+    spec = read_plan(run)
+    before, skipping = World(spec), World(replace(spec, generator=replace(spec.generator, prompt_skip=True)))
+    load_weights(before.generator, run / "world.safetensors")
+    load_weights(skipping.generator, run / "world.safetensors", partial(fitted, skipping))
+    keys = torch.randint(0, 2, (1, 3, spec.generator.action_history, spec.controls)).float()
+    prompts = torch.randn(2, 1, 3, spec.prompt_tokens, spec.prompt_dim)
+
+    def told(world: World, keys: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        generator = world.generator
+        return generator.shared_modulation(generator.condition(torch.ones(1, 3), keys, prompt, torch.ones(1, 3)))
+
+    torch.testing.assert_close(told(before, keys, prompts[0]), told(skipping, keys, prompts[0]))
+    torch.nn.init.zeros_(skipping.generator.adaln.weight[:, : spec.generator.dim])
+    torch.nn.init.normal_(skipping.generator.adaln.weight[:, spec.generator.dim :])
+    torch.testing.assert_close(*[told(skipping, held, prompts[0]) for held in (keys, 1 - keys)])
+    assert not torch.equal(*[told(skipping, keys, prompt) for prompt in prompts])
+
+
 def test_weights_of_another_size_are_refused_by_name(run):
     other = World(WorldSpec.from_json((run / "spec.json").read_text().replace('"depth": 2', '"depth": 3')))
     with pytest.raises(CheckpointError, match=r"blocks\.2\."):

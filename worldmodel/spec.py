@@ -44,6 +44,7 @@ class GeneratorSpec:
     action_history: int = 4  # ticks of actions that a frame is told of, its own included
     reach: tuple[int, int] = (0, 0)  # latent cells, down and across, by which things may move from frame to frame
     slow: int = 0  # of the numbers that a frame begins from, how many change slowly from tick to tick
+    prompt_skip: bool = False  # whether prompts also reach the modulations past the nonlinearity shared with keys
 
     def __post_init__(self) -> None:
         if len(self.reach) != 2 or min(self.reach) < 0:

@@ -27,8 +27,9 @@ def energy_score(
     """The score of every frame [batch, frames], and how far the draws lie apart in units of their distance to the real
     ones: less than 1 where they are too sure, 1 where they are distributed as real ones.
 
-    first, second, real: [batch, frames, channels, rows, columns]. Judged at three sizes: places by themselves, so that
-    small things count, two by two, so that neighbours fit together, and the frame as a whole.
+    first, second, real: [batch, frames, channels, rows, columns]. Judged at four sizes: places by themselves, so that
+    small things count, two by two, so that neighbours fit together, the mean of every such square, so that shades are
+    right where what is finer cannot be known, and the frame as a whole.
     apart: weight of the distance between the draws, of everything or, as it broadcasts, [batch, frames, rows, columns]
     of places; 1 makes the score proper.
     """
@@ -36,18 +37,21 @@ def energy_score(
     places = torch.as_tensor(apart, dtype=real.dtype, device=real.device).expand(
         *real.shape[:2], *(n // patch for n in real.shape[3:])
     )
-    weights = places.flatten(2), F.avg_pool2d(places, 2, stride=1).flatten(2), places.mean((2, 3)).unsqueeze(2)
-    scored = zip(sizes, weights, strict=True)
+    squares = F.avg_pool2d(places, 2, stride=1).flatten(2)
+    scored = zip(sizes, (places.flatten(2), squares, squares, places.mean((2, 3)).unsqueeze(2)), strict=True)
     score = torch.stack([_score(one, other, there, weight) for (one, other, there), weight in scored]).mean(0)
     whole = sizes[-1]
     return score, (_distance(whole[0], whole[1]) / _distance(whole[0], whole[2])).squeeze(2)
 
 
-def _sizes(latents: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, overlapping squares of two by two of them, and the whole frame: [batch, frames, pieces, numbers] each."""
+def _sizes(latents: Tensor, patch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens, overlapping squares of two by two of them, the mean of each of these, and the whole frame: [batch,
+    frames, pieces, numbers] each.
+    """
     tokens = patchify(latents, patch)
     squares = F.unfold(latents.flatten(0, 1), 2 * patch, stride=patch).transpose(1, 2).unflatten(0, latents.shape[:2])
-    return tokens, squares, tokens.flatten(2).unsqueeze(2)
+    shades = squares.unflatten(3, (latents.shape[2], -1)).mean(4)
+    return tokens, squares, shades, tokens.flatten(2).unsqueeze(2)
 
 
 def _score(first: Tensor, second: Tensor, real: Tensor, apart: Tensor) -> Tensor:

@@ -46,14 +46,15 @@ LAST_PART = 0.85  # the last share of the training time, where some sets of clip
 ROLL_OUTS = ("none", "short", "none", "futures", "none", "short", "none", "futures")  # in turn
 FUTURE_FRAMES = 28  # of clips with two futures; recorded keys answer what later ones would have to show
 SWITCHED = 0.1  # share of steps on clips in which the scene changes, cut together where the recording has none
-FOUND = 0.05  # share of steps on clips in which a lost road comes back into view, where the recording has such
-LET_GO, HANDS_OFF = 0.06, 2.5  # share of steps on clips at whose end no key has been held for so many seconds
+FOUND = 0.05  # share of lessons on clips in which a lost road comes back into view, where the recording has such
+LET_GO, HANDS_OFF = 0.1, 2.5  # share of lessons on clips at whose end no key has been held for so many seconds
 RECOLOURED = 0.45  # share of steps on clips whose every frame is to be made in other colours than its history's
 WORN = 0.25  # share of steps on clips whose history is worn, where there is such a recording
 SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # a third of the clips have up to this much noise on their history, unannounced
 HISTORY_DRIFT = 0.2  # a third of the clips have up to this much of a lasting error on it, as drifting colours are
+HISTORY_FADED = 0.12  # a third of the clips have up to this share of every place's difference from the others taken
 PROMPT_NOISE = 0.03  # about as much as two texts of the same meaning differ by
 MISNAMED = 0.05  # share of clips that are told another clip's prompt to some degree, except where it is news
 SINGLE = 0.9  # share of steps with single frames
@@ -79,8 +80,8 @@ def train_world(
 ) -> dict[str, float]:
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
-    init: weights to begin from instead of random ones; may be those of a world that knew neither camera nor tracks, or
-    moved nothing.
+    init: weights to begin from instead of random ones; may be those of a world that knew neither camera nor tracks,
+    moved nothing, or whose prompts did not skip.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     worn: one of the same drives as a world wears them out (`record --worn`), to learn to mend its own pictures.
     """
@@ -95,8 +96,8 @@ def train_world(
         load_weights(world.generator, init, partial(fitted, world))
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts, damaged_starts = (other.starts(CLIP_FRAMES - 1) if other else starts for other in (twins, damaged))
-    found = latents.found(CLIP_FRAMES - 1)
-    let_go = latents.let_go(CLIP_FRAMES - 1, round(HANDS_OFF * spec.tick_hz))
+    future_frames = min(FUTURE_FRAMES, 1 + latents.longest)
+    rare = {frames: rare_moments(latents, frames - 1, spec.tick_hz) for frames in (CLIP_FRAMES, future_frames)}
     layer = compiled(clip_layer, minutes, team)
     run = Run(
         out,
@@ -118,28 +119,36 @@ def train_world(
         wear = damaged if RECOLOURED <= kind < RECOLOURED + WORN else None
         among = twin_starts if twin else damaged_starts if wear else starts
         cut = kind > 1 - SWITCHED and latents.separate
-        if kind > 1 - SWITCHED and len(switches):
-            among = switches
-        elif kind > 1 - SWITCHED - FOUND and len(found):
-            among = found
-        elif kind > 1 - SWITCHED - FOUND - LET_GO and len(let_go):
-            among = let_go
+        if kind > 1 - SWITCHED:
+            among = switches if len(switches) else among
+        elif not twin and not wear:
+            among = seldom(CLIP_FRAMES, kind + SWITCHED, among)
         frames = SWITCH_FRAMES if twin else CLIP_FRAMES
         start = chosen(among, batch * CLIP_FRAMES // frames)
-        lesson = Lesson(latents.clips(spec, start, frames, draw, twin, wear, cut))
+        lesson = Lesson(latents.clips(spec, start, frames, draw, twin, wear, cut), twin is not None)
         if roll_out and not twin and not cut:
             lesson.roll_out(world, draw)
         return lesson
 
     def futures() -> Lesson:
-        wear = damaged if torch.rand((), generator=draw, device=team.device) < WORN else None
-        shown = wear or latents
-        frames = min(FUTURE_FRAMES, 1 + shown.longest)
+        kind = float(torch.rand((), generator=draw, device=team.device))
+        wear = damaged if kind < WORN else None
+        among = (wear or latents).starts(future_frames - 1)
+        if not wear:
+            among = seldom(future_frames, kind, among)
         # As many frames to compute as in other steps, where two draws share a history.
-        start = chosen(shown.starts(frames - 1), max(1, batch * CLIP_FRAMES * 3 // (4 * frames)))
-        lesson = Lesson(latents.clips(spec, start, frames, draw, None, wear))
+        start = chosen(among, max(1, batch * CLIP_FRAMES * 3 // (4 * future_frames)))
+        lesson = Lesson(latents.clips(spec, start, future_frames, draw, None, wear))
         lesson.roll_out_futures(world, draw)
         return lesson
+
+    def seldom(frames: int, kind: float, among: Tensor) -> Tensor:
+        """Starts of what recordings show too seldom, for the topmost shares of `kind`; of anything for the others."""
+        for share, starts in rare[frames]:
+            if kind > 1 - share and len(starts):
+                return starts
+            kind += share
+        return among
 
     def chosen(among: Tensor, count: int) -> Tensor:
         return among[torch.randint(len(among), (count,), device=team.device, generator=draw)]
@@ -161,7 +170,8 @@ def train_world(
 class Lesson:
     """A batch of clips, and the frames that the world itself made for them so far."""
 
-    def __init__(self, drawn: Drawn) -> None:
+    def __init__(self, drawn: Drawn, recoloured: bool = False) -> None:
+        self.recoloured = recoloured
         self.clip, self.target = drawn.clip, drawn.target
         # A renamed history belongs to frames of the newest scene only: that is all a player meets after a switch.
         self.counts = (~(drawn.renamed[:, None] & (drawn.scene != drawn.scene[:, -1:]))).float()
@@ -247,6 +257,8 @@ class Lesson:
             first, second = made.chunk(2, 1)
             # Something rare comes into view, from one side or another: only the proper score has it come as often.
             known = apart_at_places(*world.generator.grid).to(target.device)
+            if self.recoloured:
+                known = torch.zeros_like(known)  # which colours are meant is not for the noise to say
             apart = torch.where(self.returning | (self.futures > 1), 1.0, known)
             score, spread = energy_score(first, second, target, world.spec.generator.patch, apart)
             of_mean = ((first - target) * (second - target)).mean((2, 3, 4))  # in expectation, over independent draws
@@ -280,6 +292,8 @@ class Lesson:
             amount = some(RECYCLED, 2.0).clamp(max=1) if self.rolled else some(RECYCLED, 1.5)
             amount = torch.ones_like(amount) if self.futures > 1 else amount
             clean = clean + amount * (self.own - clean)
+        mean = clean.mean((3, 4), keepdim=True)
+        clean = torch.where(self.past, torch.lerp(clean, mean, some(0.35, HISTORY_FADED)), clean)
         drift = torch.randn(batch, 1, clean.shape[2], 1, 1, device=device) + 0.3 * slope(clean[:, :1])
         clean = clean + some(0.35, HISTORY_NOISE) * torch.randn_like(clean)
         clean = torch.where(self.past, clean + some(0.35, HISTORY_DRIFT) * drift, clean)
@@ -301,9 +315,17 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     return latents, world.to(team.device)
 
 
+def rare_moments(latents: LatentSet, length: int, tick_hz: float) -> list[tuple[float, Tensor]]:
+    """What recordings show too seldom: the share of lessons on it, and its clips of `length` frames by their starts."""
+    return [(FOUND, latents.found(length)), (LET_GO, latents.let_go(length, round(HANDS_OFF * tick_hz)))]
+
+
 def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of another generator for this world's: what that one had not is as new, and at first weighs nothing."""
     new = {name: value for name, value in world.generator.state_dict().items() if name.startswith(("moved.", "led."))}
+    for name in ("adaln.weight", "head_modulation.weight", "carry.weight"):
+        if name in weights and weights[name].shape[1] == world.spec.generator.dim:
+            weights = weights | {name: F.pad(weights[name], (0, world.generator.words))}
     return new | widened(world.spec, weights)
 
 

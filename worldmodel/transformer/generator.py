@@ -86,10 +86,12 @@ class Generator(nn.Module):
         self.prompt = _mlp(spec.prompt_tokens * spec.prompt_dim, sizes.dim)
         self.fresh = nn.Parameter(torch.zeros(sizes.dim))
         self.heard = nn.Parameter(torch.full((sizes.dim,), HEARD))
-        self.adaln = nn.Linear(sizes.dim, 6 * sizes.dim)
+        self.words = spec.prompt_tokens * spec.prompt_dim if sizes.prompt_skip else 0
+        told = sizes.dim + self.words
+        self.adaln = nn.Linear(told, 6 * sizes.dim)
         self.blocks = nn.ModuleList(Block(sizes.dim, sizes.heads, sizes.mlp_ratio) for _ in range(sizes.depth))
-        self.head_modulation = nn.Linear(sizes.dim, 2 * sizes.dim)
-        self.carry = nn.Linear(sizes.dim, token_in)
+        self.head_modulation = nn.Linear(told, 2 * sizes.dim)
+        self.carry = nn.Linear(told, token_in)
         self.head = nn.Linear(sizes.dim, token_in)
         self.keep = nn.Linear(sizes.dim, 2 * token_in)
         self.moved = Moved(sizes, self.grid) if sizes.moves else None
@@ -114,7 +116,7 @@ class Generator(nn.Module):
     def condition(
         self, sigma: Tensor, actions: Tensor, prompt: Tensor, fresh: Tensor, astray: Tensor | None = None
     ) -> Tensor:
-        """One vector per frame, [batch, frames, dim].
+        """One vector per frame, [batch, frames, dim and, if they skip, the prompt's numbers].
 
         sigma: [batch, frames]. actions: [batch, frames, history, action_dim], the frame's own last.
         prompt: [batch, frames, prompt_tokens, prompt_dim]. fresh: [batch, frames], see `said`.
@@ -122,7 +124,19 @@ class Generator(nn.Module):
         does not lose it by itself: at play it is never told so.
         """
         found = self.level(sigma) + self.actions(actions.flatten(2)) + self.said(prompt, fresh)
-        return F.silu(found if astray is None else found + astray.unsqueeze(-1) * self.astray)
+        found = F.silu(found if astray is None else found + astray.unsqueeze(-1) * self.astray)
+        return self.with_words(found, prompt, fresh)
+
+    def with_words(self, condition: Tensor, prompt: Tensor, fresh: Tensor) -> Tensor:
+        """`condition` [..., dim], and beside it the prompt as it is, where it skips what is nonlinear: what colours it
+        names shall not depend on which keys are held.
+
+        prompt: [..., prompt_tokens, prompt_dim]. fresh: [...].
+        """
+        if not self.words:
+            return condition
+        heard = (fresh + (1 - fresh) * HEARD).unsqueeze(-1)
+        return torch.cat([condition, heard * prompt.flatten(-2)], -1)
 
     def said(self, prompt: Tensor, fresh: Tensor) -> Tensor:
         """What the prompt adds to the condition, [..., dim].
