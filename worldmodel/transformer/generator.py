@@ -125,18 +125,13 @@ class Generator(nn.Module):
         """
         found = self.level(sigma) + self.actions(actions.flatten(2)) + self.said(prompt, fresh)
         found = F.silu(found if astray is None else found + astray.unsqueeze(-1) * self.astray)
-        return self.with_words(found, prompt, fresh)
+        return torch.cat([found, self.spelled(prompt, fresh)], -1) if self.words else found
 
-    def with_words(self, condition: Tensor, prompt: Tensor, fresh: Tensor) -> Tensor:
-        """`condition` [..., dim], and beside it the prompt as it is, where it skips what is nonlinear: what colours it
-        names shall not depend on which keys are held.
-
-        prompt: [..., prompt_tokens, prompt_dim]. fresh: [...].
+    def spelled(self, prompt: Tensor, fresh: Tensor) -> Tensor:
+        """The prompt's numbers as they stand beside the condition, past all that is nonlinear in it: which colours they
+        name shall not depend on which keys are held. Shapes as in `said`.
         """
-        if not self.words:
-            return condition
-        heard = (fresh + (1 - fresh) * HEARD).unsqueeze(-1)
-        return torch.cat([condition, heard * prompt.flatten(-2)], -1)
+        return (HEARD + (1 - HEARD) * fresh).unsqueeze(-1) * prompt.flatten(-2)
 
     def said(self, prompt: Tensor, fresh: Tensor) -> Tensor:
         """What the prompt adds to the condition, [..., dim].

@@ -40,10 +40,9 @@ class Conditions:
         times = torch.tensor([0, *(time for count in flying for time in range(1, count + 1))], device=device)
         said = generator.actions(told.flatten(2)) + generator.said(prompt, fresh).unsqueeze(1)
         condition = F.silu(generator.level(levels) + said.index_select(1, times))  # [batch, rows, dim]
-        rows = condition.shape[1]
-        condition = generator.with_words(
-            condition, prompt.unsqueeze(1).expand(-1, rows, -1, -1), fresh.unsqueeze(1).expand(-1, rows)
-        )
+        if generator.words:
+            same = generator.spelled(prompt, fresh).unsqueeze(1).index_select(1, torch.zeros_like(times))
+            condition = torch.cat([condition, same], -1)
 
         tables = torch.stack([block.modulation for block in generator.layers])  # [depth, 6, dim]
         blocks = generator.adaln(condition).unflatten(-1, (1, VECTORS, -1)) + (tables + _ones(SCALES, VECTORS, device))
