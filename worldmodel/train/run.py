@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SAVE_EVERY = 120.0  # seconds between checkpoints
-SIGCONT = getattr(signal, "SIGCONT", None)  # Windows has none
 CODE = "codec"  # the name in a file of weights under which it tells of `Codec.code`
 
 
@@ -170,19 +166,13 @@ class Run:
         self.bar = tqdm(
             total=round(total), initial=round(self.seconds), unit="s", desc=self.name, disable=not self.team.leads
         )
-        began = 0.0
-
-        def continued(*_: object) -> None:
-            nonlocal began
+        while self.team.agree(self.seconds) < total:
             began = time.monotonic()
-
-        with calling(continued, SIGCONT):  # the time that a user stopped it for is no training
-            while self.team.agree(self.seconds) < total:
-                began = time.monotonic()
-                yield
-                self.seconds += time.monotonic() - began
-                self.bar.n = round(self.seconds)
-                self.bar.refresh() if self.step % 20 == 0 else None
+            yield
+            spent = time.monotonic() - began
+            self.seconds += spent
+            self.bar.n = round(self.seconds)
+            self.bar.refresh() if self.step % 20 == 0 else None
         self.bar.close()
 
     def _set_rates(self) -> None:
@@ -219,19 +209,6 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.out / "events"))
-
-
-@contextmanager
-def calling(handler: Callable[..., None], number: signal.Signals | None) -> Iterator[None]:
-    """Call `handler` on a signal meanwhile, where this thread may ask for that and the system has the signal."""
-    if number is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 def spent(out: Path, name: str) -> float:
