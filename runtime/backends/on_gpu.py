@@ -44,10 +44,10 @@ class GpuState:
 
     cuda: Cuda
 
-    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return cast(np.ndarray, empty(self.cuda, shape, dtype))
 
-    def holds(self, name: str, array: np.ndarray) -> bool:
+    def holds(self, array: object) -> bool:
         return isinstance(array, GpuArray)
 
 
