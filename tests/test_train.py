@@ -25,7 +25,7 @@ from worldmodel.train.distil.train import train_distil
 from worldmodel.train.latents import SOON, LatentSet, out_of_view
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.playable import TorchWorld
-from worldmodel.train.run import load_weights
+from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
 from worldmodel.transformer.clip import clip_layer
@@ -84,6 +84,22 @@ def test_a_spent_budget_changes_nothing(run, recording):
     weights = (run / "world.safetensors").read_bytes()
     train_world(read_plan(run), recording, run, minutes=0.001, batch=2, resume=True)
     assert (run / "world.safetensors").read_bytes() == weights
+
+
+def test_the_time_that_a_training_was_stopped_for_is_no_training(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("worldmodel.train.run.time.monotonic", lambda: clock[0])
+    model, ends = torch.nn.Linear(1, 1), []
+    run = Run(tmp_path, "tiny", model, [torch.optim.SGD(model.parameters(), 0.1)], Budget(0.1), Team.join())
+
+    def step(number: int) -> dict[str, torch.Tensor]:
+        clock[0] += 1000 if number == 3 else 1
+        ends.append(clock[0])
+        loss = model(torch.ones(1)).sum()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    assert run.loop(step)["seconds"] == 6 and ends == [1, 2, 3, 1003, 1004, 1005, 1006]
 
 
 def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recording):

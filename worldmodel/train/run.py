@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldmodel.errors import CheckpointError
+from worldmodel.train.stopped import Stopped
 from worldmodel.train.team import Team
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CODE = "codec"  # the name in a file of weights under which it tells of `Codec.c
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train and how fast to learn. Training time of resumed runs counts."""
+    """How long to train and how fast to learn. Training time of resumed runs counts, that of stopped ones does not."""
 
     minutes: float
     warmup: int = 100  # steps
@@ -166,13 +167,13 @@ class Run:
         self.bar = tqdm(
             total=round(total), initial=round(self.seconds), unit="s", desc=self.name, disable=not self.team.leads
         )
-        while self.team.agree(self.seconds) < total:
-            began = time.monotonic()
-            yield
-            spent = time.monotonic() - began
-            self.seconds += spent
-            self.bar.n = round(self.seconds)
-            self.bar.refresh() if self.step % 20 == 0 else None
+        with Stopped() as stopped:
+            while self.team.agree(self.seconds) < total:
+                began = time.monotonic() - stopped.seconds()
+                yield
+                self.seconds += time.monotonic() - stopped.seconds() - began
+                self.bar.n = round(self.seconds)
+                self.bar.refresh() if self.step % 20 == 0 else None
         self.bar.close()
 
     def _set_rates(self) -> None:
