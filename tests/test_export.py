@@ -451,6 +451,11 @@ def test_doom_can_be_begun_in_each_of_its_scenes():
     assert {start.prompt for start in manifest.starts} == set(manifest.prompts) and len(manifest.starts) == 3
 
 
+def test_a_world_file_is_the_same_wherever_its_sources_lie(files):
+    world, sources = World.open(files["fp32"]), str(Path(__file__).parents[1]).encode()
+    assert not [name for name in world.manifest.files if sources in world.read(name)]
+
+
 def test_weights_are_stored_once_for_all_graphs(files):
     stored = load(World.open(files["int8"]).read(LOCATION))
     matrices = [name for name in stored if name.startswith("generator.blocks.0.") and not name.endswith(".scale")]

@@ -104,7 +104,7 @@ class PromptEncoder(nn.Module):
             dynamo=True,
             verbose=False,
         )
-        halve_weights(path)
+        slim(path)
 
 
 class Block(nn.Module):
@@ -152,8 +152,10 @@ def tokenise(tokenizer: Tokenizer, prompts: list[str]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def halve_weights(path: Path) -> None:
-    """Store a graph's large float32 weights as float16, each with a cast back (folded when a runtime loads it)."""
+def slim(path: Path) -> None:
+    """Store a graph's large float32 weights as float16, each with a cast back (folded when a runtime loads it), and
+    nothing of where its sources lie, which would make other bytes of it in every folder.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -169,5 +171,7 @@ def halve_weights(path: Path) -> None:
         model.graph.initializer.append(half)
     for cast in reversed(casts):
         model.graph.node.insert(0, cast)
+    for node in model.graph.node:
+        del node.metadata_props[:]
     del model.graph.value_info[:]
     onnx.save(model, str(path))
