@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+import worldmodel.train.world as training
 from export.pack import load_world
 from worldmodel.errors import CheckpointError, SpecError
 from worldmodel.spec import WorldSpec
@@ -29,7 +30,7 @@ from worldmodel.train.run import Budget, Run, load_weights
 from worldmodel.train.team import Team
 from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
 from worldmodel.transformer.clip import clip_layer
-from worldmodel.transformer.generator import unpatchify
+from worldmodel.transformer.generator import FRESH, unpatchify
 
 SMALL = [
     "codec.encoder_width=8", "codec.encoder_blocks=1", "codec.decoder_widths=(8,8)", "codec.decoder_blocks=(1,1)",
@@ -131,11 +132,39 @@ def test_recoloured_drives_give_the_target_and_the_prompt_of_a_clip_but_not_its_
     kept = (history * target).sum(2) / target.square().sum(2)
     switched = drawn.clip.fresh.amin(1) == 1
     assert 8 < switched.sum() < 28 and (drawn.clip.fresh.amax(1)[~switched] == 0).all()
-    torch.testing.assert_close(kept[switched], torch.full_like(kept[switched], -1))
-    drifted, sinks = kept[~switched][:, 1:], kept[~switched][:, 0]
+    turning, drifted, at_once = kept[switched][:, 1:], kept[~switched][:, 1:], kept[switched][:, 1] < -0.99
+    assert torch.allclose(turning, turning[:, :1]) and at_once.any() and not at_once.all(), "some are on their way"
     assert (drifted > -0.01).all() and (drifted < 1).any() and torch.allclose(drifted, drifted[:, :1])
-    torch.testing.assert_close(sinks.abs(), torch.ones_like(sinks))
-    assert (sinks > 0).any() and (sinks < 0).any(), "long after a switch the sink still shows the old colours"
+    # A player's sink shows what was before a switch for as long as that is news, and what came of it from then on.
+    torch.testing.assert_close(kept[:, 0], 1 - 2 * switched.float())
+
+
+def test_a_sink_of_an_earlier_scene_is_met_only_while_the_new_one_is_news(run, recording):
+    spec = read_plan(run)
+    latents, _ = prepare(spec, recording, run, Team.join())
+    numbered = latents.latents.clone()
+    numbered[:, :, 0, 0, 0] = latents.scene  # a frame says which scene it is of
+    latents = replace(latents, latents=numbered)
+    starts = latents.starts(9)
+    drawn = latents.clips(spec, starts, 10, torch.Generator().manual_seed(0))
+    before = drawn.clip.clean[:, 0, 0, 0, 0] != drawn.scene[:, 1]
+    since = starts - latents.scene_first[starts]
+    news = (latents.scene_first[starts] > latents.first[starts]) & (since < FRESH)
+    assert (before <= news).all() and before.any() and (news & ~before).any()
+
+
+def test_no_doubt_is_drawn_of_the_colours_that_a_prompt_asks_for(run, recording, monkeypatch):
+    spec = read_plan(run)
+    latents, world = prepare(spec, recording, run, Team.join())
+    draw, weights = torch.Generator().manual_seed(0), []
+    score = training.energy_score
+    monkeypatch.setattr(training, "energy_score", lambda *given: weights.append(given[-1]) or score(*given))
+    for twin in (None, latents):
+        drawn = latents.clips(spec, latents.starts(19)[:4], 20, draw, recoloured=twin)
+        lesson = Lesson(drawn, recoloured=twin is not None)
+        lesson.loss(world, torch.ones(4, 40), None, clip_layer, draw)
+    ordinary, recoloured = weights
+    assert (ordinary > 0).all() and not recoloured.any()
 
 
 def test_later_turns_on_a_clip_have_own_errors_as_history_but_a_recorded_sink_and_beginning(run, recording):

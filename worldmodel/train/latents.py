@@ -34,10 +34,11 @@ LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
 DRAGGED, DRAGGED_IN_PART = 0.3, 0.2  # shares of clips in which points are led all the time, and in a part of it
 POINTS = (1, 2, 4, 8)  # that are led in a frame of such a clip, on average
 SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
+AT_ONCE = 0.6  # share of the former that have nothing of the new colours yet
 DRIFTED = 0.5  # … by up to this share of the way
 SOON = 4  # ticks within which what is out of view must come back, or the clip is told that all is lost
 CUT_FIRST, CUT_LAST = 3, 4  # frames before and after a cut from one scene to another, at least
-SINK_OF_SCENE = 0.8  # share of clips whose sink is sure to be of the scene in which they begin
+SINK_OF_BEFORE = 0.5  # share of clips, of those that begin while their scene is news, whose sink may be of before it
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class LatentSet:
         cut: bool = False,
     ) -> Drawn:
         """Clips of `frames` frames, the sink included, that go on from `start`; the sink is any earlier frame of
-        the scene, which it shows the colours of, or, less often, of the episode, as after a prompt switch.
+        the scene or, in some clips that begin while their scene is news, of the episode, as after a prompt switch.
 
         recoloured: the same drives in other colours. If given, what is to be predicted, and the prompts, come from
         there; the clips are histories at the moment of a prompt switch, or of colours that drifted part of that way.
@@ -167,7 +168,9 @@ class LatentSet:
             return torch.rand(shape, device=device, generator=generator)
 
         side = (draw(batch) * self.latents.shape[0]).long()
-        earliest = torch.where(draw(batch) < SINK_OF_SCENE, self.scene_first[start], self.first[start])
+        # As at play, where the newest frame becomes the sink once a new scene is no longer news.
+        begun = self.scene_first[start]
+        earliest = torch.where((start - begun < FRESH) & (draw(batch) < SINK_OF_BEFORE), self.first[start], begun)
         sink = earliest + ((start - earliest + 1) * draw(batch)).long()
         run = start.unsqueeze(1) + torch.arange(frames - 1, device=device)
         index = torch.cat([sink.unsqueeze(1), run], 1)
@@ -196,9 +199,10 @@ class LatentSet:
             clean = torch.cat([clean[:, :1], worn.latents[sides, index][:, 1:].float()], 1)
         if recoloured:
             switched = draw(batch, 1) < SWITCH
-            off = torch.where(switched, 1.0, DRIFTED * draw(batch, 1)).expand(batch, frames).clone()
-            # Long after a switch the sink still shows the colours of before it; without one, those of now.
-            off[:, :1] = torch.where(switched | (draw(batch, 1) < 0.5), 1.0, 0.0)
+            on_the_way = torch.where(draw(batch, 1) < AT_ONCE, 1.0, draw(batch, 1))
+            off = torch.where(switched, on_the_way, DRIFTED * draw(batch, 1)).expand(batch, frames).clone()
+            # While a switch is news the sink still shows the colours of before it, see tick.py; then those of now.
+            off[:, :1] = switched.float()
             clean = torch.lerp(target, clean, off[:, :, None, None, None])
             fresh = clean_fresh = switched.float().expand(batch, frames)
         else:

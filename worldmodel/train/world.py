@@ -121,7 +121,7 @@ def train_world(
         cut = kind > 1 - SWITCHED and latents.separate
         if kind > 1 - SWITCHED:
             among = switches if len(switches) else among
-        elif not twin and not wear:
+        else:
             among = seldom(CLIP_FRAMES, kind + SWITCHED, among)
         frames = SWITCH_FRAMES if twin else CLIP_FRAMES
         start = chosen(among, batch * CLIP_FRAMES // frames)
@@ -133,9 +133,7 @@ def train_world(
     def futures() -> Lesson:
         kind = float(torch.rand((), generator=draw, device=team.device))
         wear = damaged if kind < WORN else None
-        among = (wear or latents).starts(future_frames - 1)
-        if not wear:
-            among = seldom(future_frames, kind, among)
+        among = seldom(future_frames, kind, (wear or latents).starts(future_frames - 1))
         # As many frames to compute as in other steps, where two draws share a history.
         start = chosen(among, max(1, batch * CLIP_FRAMES * 3 // (4 * future_frames)))
         lesson = Lesson(latents.clips(spec, start, future_frames, draw, None, wear))
