@@ -184,6 +184,21 @@ def test_bench_reports_what_cli_md_promises(tiny_file):
         assert result["flops_per_tick"] == 1000 and 0 <= result["peak_share"] < 1
 
 
+def test_busy_programs_end_with_a_bench_that_is_killed():
+    code = """
+from runtime.cli.bench import busy_programs
+import time
+with busy_programs(2):
+    print("busy", flush=True)
+    time.sleep(60)
+"""
+    # The programs inherit this end of the pipe: it closes with the last of them.
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as bench:
+        assert bench.stdout.readline() == b"busy\n"
+        bench.kill()
+        assert bench.stdout.read() == b""
+
+
 def test_bench_takes_several_players(tiny_file, capsys, monkeypatch):
     monkeypatch.setattr("runtime.matmul_peak.SIDES", (32,))
     code, out, _ = call(

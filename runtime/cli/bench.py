@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_library
+import os
 import subprocess
 import sys
 import time
@@ -26,7 +27,13 @@ from runtime.world import DEFAULT_WORLD, State, World
 
 WARM_UP = 20  # ticks
 COMPARED = {"torch": ("fp32", "bf16")}  # precisions of a backend that `--backends` shows; of others, the best one
-BUSY = "while True: pass"
+# Until who measures is gone, however that ended: nobody else would stop it.
+BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(100_000):
+        pass
+"""
 
 app = typer.Typer(add_completion=False)
 
@@ -142,7 +149,7 @@ class Game:
 @contextmanager
 def busy_programs(count: int) -> Iterator[None]:
     """Other programs, each of which wants a core."""
-    programs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    programs = [subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())]) for _ in range(count)]
     try:
         yield
     finally:
