@@ -37,7 +37,7 @@ from worldmodel.errors import SpecError
 from worldmodel.prompt import encoder as prompts
 from worldmodel.schedule.table import ScheduleTable
 from worldmodel.spec import WorldSpec
-from worldmodel.tick import World, state_shapes
+from worldmodel.tick import World, carried, state_shapes
 from worldmodel.train.codec import load_codec
 from worldmodel.train.envs import Adapter, make_adapter_for
 from worldmodel.train.heads import with_heads
@@ -126,7 +126,12 @@ def pack(world: World, card: Card, graphs: Graphs, out: Path, storage: str, leve
 
 def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int) -> dict[str, Any]:
     """All of manifest.json but files and starts."""
-    state = state_shapes(spec)
+    kept = carried(spec)
+    state = {
+        name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+        | ({"carried": True} if name in kept else {})
+        for name, (shape, dtype) in state_shapes(spec).items()
+    }
     noises = {name: list(way.noise) for name, way in ticks(spec).items()}
     return {
         "name": spec.name,
@@ -141,10 +146,7 @@ def manifest(spec: WorldSpec, card: Card, environment: str, flops_per_tick: int)
             {"name": button.name, "keys": list(button.keys), **({"condition": condition} if condition else {})}
             for button, condition in buttons(spec).items()
         ],
-        "state": {
-            name: {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-            for name, (shape, dtype) in state.items()
-        },
+        "state": state,
         "noise": {"shape": noises.pop("tick")},
         "prompt": {"shape": [spec.prompt_tokens, spec.prompt_dim]},
         "graphs": {

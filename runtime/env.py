@@ -186,9 +186,9 @@ class WorldVectorEnv(VectorEnv):
         state = {name: aligned_zeros(spec.shape, spec.dtype) for name, spec in manifest.state.items()}
         for name, tensor in self.world.start_state(start).items():
             state[name][...] = tensor
-        self._state = {name: array.copy() for name, array in self._state.items()}  # a tick may share what stays
+        self._state = {name: np.array(array) for name, array in self._state.items()}  # a tick may share what stays
         for name, array in self._one.recache(state, embedding).items():
-            self._state[name][player] = array[0]
+            self._state[name][player] = np.asarray(array)[0]
         self._prompts[player], self._seeds[player], self._ticks[player] = embedding[0], seed, 0
         self._pressed[player] = 0
 
@@ -202,7 +202,7 @@ class WorldVectorEnv(VectorEnv):
             players = np.array([name == graph for name in chosen])
             frames[players] = other_frames[players]
             self._state = {
-                name: np.where(players.reshape(-1, *[1] * (array.ndim - 1)), other_state[name], array)
+                name: np.where(players.reshape(-1, *[1] * (len(array.shape) - 1)), other_state[name], array)
                 for name, array in self._state.items()
             }
         self._pressed, self._ticks = pressed.copy(), self._ticks + 1

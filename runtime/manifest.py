@@ -34,10 +34,15 @@ PLAYER_KEYS = frozenset({"tab", "p", ".", "r", "h", "backspace", "escape", *(f"f
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape (axis 0 = players where it is a state tensor) and type of an array."""
+    """Shape (axis 0 = players where it is a state tensor) and type of an array.
+
+    carried: of cached keys and values that stay what they are while they are kept, so that a backend may keep them in
+    the precision of its products. Not those of a sink that averages: what a tick adds to it would be rounded away.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    carried: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -211,7 +216,8 @@ def _tensor(item: _Fields) -> TensorSpec:
     dtype = item.text("dtype")
     if dtype not in DTYPES:
         raise item.wrong("dtype", f"one of {', '.join(DTYPES)}", dtype)
-    return TensorSpec(item.shape("shape"), DTYPES[dtype])
+    carried = "carried" in item.raw and item.boolean("carried")
+    return TensorSpec(item.shape("shape"), DTYPES[dtype], carried)
 
 
 def _graph(item: _Fields) -> Graph:

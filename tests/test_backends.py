@@ -6,9 +6,11 @@ import gc
 
 import numpy as np
 import pytest
+import torch
 from tiny_world import CELLS, HEIGHT, TABLE
 
 from runtime.backends import BACKENDS, load_backend, usable_backends
+from runtime.backends.bfloat16 import Bfloat16Array, bits_of
 from runtime.backends.graphs import ALIGNMENT, aligned_zeros
 from runtime.backends.openvino import groups
 from runtime.cli.bench import Game
@@ -166,6 +168,31 @@ def test_players_of_the_shipped_world_see_the_bytes_of_playing_alone(precision):
         frame, _ = one.tick(alone.state, action[at : at + 1].copy(), alone.prompt, noise[at : at + 1].copy(), {})
         assert np.array_equal(frame[0], frames[at])
     assert not np.array_equal(frames[0], frames[1])
+
+
+def test_bfloat16_numbers_are_rounded_as_torch_rounds_them():
+    rng = np.random.default_rng(0)
+    wide = rng.standard_normal(10_000) * 10.0 ** rng.integers(-30, 30, 10_000)
+    wide = np.concatenate([wide, [0, 1.00390625, np.inf]]).astype(np.float32)
+    there = torch.from_numpy(wide).bfloat16()
+    assert np.array_equal(bits_of(wide), there.view(torch.uint16).numpy())
+    back = np.asarray(Bfloat16Array(bits_of(wide)))
+    assert back.dtype == np.float32 and np.array_equal(back, there.float().numpy())
+    assert np.array_equal(bits_of(back), bits_of(wide)), "and once they are, nothing is lost any more"
+
+
+def test_cached_keys_and_values_are_kept_in_the_precision_of_the_products():
+    world = World.open(DEFAULT_WORLD)
+    session = Session(world, backend="openvino", threads=1)
+    session.tick({"gas"})
+    narrow = session.backend.precision == "bf16"
+    for name, array in session.peek().items():
+        spec = world.manifest.state[name]
+        assert array.nbytes == (spec.nbytes // 2 if narrow and name.startswith("kv.") else spec.nbytes), name
+    kept = session.snapshot()
+    future = [session.tick({"gas", "left"}) for _ in range(3)]
+    session.restore(kept)
+    assert all(np.array_equal(session.tick({"gas", "left"}), frame) for frame in future)
 
 
 def test_the_best_backend_is_taken_and_named(tiny_file):

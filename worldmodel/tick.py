@@ -96,6 +96,13 @@ def state_shapes(
     return shapes
 
 
+def carried(spec: WorldSpec) -> list[str]:
+    """Which parts of the state are cached keys and values that stay what they are while they are kept: all of them,
+    but where the sink takes up a little of every frame (EMA sink).
+    """
+    return [f"kv.{layer}" for layer in range(spec.generator.depth)] if spec.sink_keep in (0, 1) else []
+
+
 def start(world: World, latents: Tensor, actions: Tensor, schedule: ScheduleTable | None = None) -> State:
     """The state of a world that has just shown the last of `latents`; call `recache` on it before the first tick.
 

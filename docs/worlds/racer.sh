@@ -3,7 +3,7 @@
 # The figures of each run are in docs/worlds.md.
 #   docs/worlds/racer.sh [DIR [FROM]]
 #     DIR: data and run folder, default runs/
-#     FROM: a folder with spec, codec and weights to go on from, as docs/worlds/racer: 99 minutes of training.
+#     FROM: a folder with spec, codec and weights to go on from, as docs/worlds/racer: 82 minutes of training.
 #           Without it everything begins from nothing: 440 minutes.
 set -eu
 dir=${1:-runs}
@@ -18,7 +18,7 @@ worldloop record racer --size 96 --frames 72000 --seed 17 --worn --out "$dir/dat
 if [ "$from" ]; then
   mkdir -p "$dir/racer"
   cp "$from/spec.json" "$from/codec.safetensors" "$dir/racer/"
-  begin="--init $from/world.safetensors --minutes 99"
+  begin="--init $from/world.safetensors --minutes 82"
 else
   $train codec --data "$dir/data-racer" --out "$dir/racer" --minutes 50 --batch 24 --frames 60000 \
     --set generator.depth=4 --set generator.action_history=96 --set "generator.reach=(1,1)" \

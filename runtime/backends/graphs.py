@@ -48,20 +48,20 @@ class EngineMaker(Protocol):
 class Place(Protocol):
     """Where a state's arrays lie."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array there, zeros; what numpy asks of it is enough."""
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array there, zeros, for the state's part of this name; what numpy asks of it is enough."""
 
-    def holds(self, array: object) -> bool:
-        """Whether this array lies there."""
+    def holds(self, name: str, array: np.ndarray) -> bool:
+        """Whether this array is one that `empty` gives for that name."""
 
 
 class Host:
     """In the machine's own memory."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return aligned_zeros(shape, dtype)
 
-    def holds(self, array: object) -> bool:
+    def holds(self, name: str, array: np.ndarray) -> bool:
         return isinstance(array, np.ndarray)
 
 
@@ -126,8 +126,8 @@ class GraphBackend:
         for name in header.outputs:
             if name.startswith("next."):
                 key = name[5:]
-                usable = key in into and self.place.holds(into[key])
-                changed[key] = into[key] if usable else self.place.empty(state[key].shape, state[key].dtype)
+                usable = key in into and self.place.holds(key, into[key])
+                changed[key] = into[key] if usable else self.place.empty(key, state[key].shape, state[key].dtype)
         outputs = {**extra, **{f"next.{key}": array for key, array in changed.items()}}
         if graph not in self.engines:
             self.engines[graph] = self.make(graph)

@@ -44,10 +44,10 @@ class GpuState:
 
     cuda: Cuda
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return cast(np.ndarray, empty(self.cuda, shape, dtype))
 
-    def holds(self, array: object) -> bool:
+    def holds(self, name: str, array: np.ndarray) -> bool:
         return isinstance(array, GpuArray)
 
 
