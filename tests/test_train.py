@@ -24,9 +24,10 @@ from worldmodel.train.codec import displaced, load_codec, train_codec
 from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.distil.train import train_distil
 from worldmodel.train.latents import SOON, LatentSet, out_of_view
+from worldmodel.train.mean import average
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.playable import TorchWorld
-from worldmodel.train.run import Budget, Run, load_weights
+from worldmodel.train.run import Budget, Run, known_code, load_weights
 from worldmodel.train.team import Team
 from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
 from worldmodel.transformer.clip import clip_layer
@@ -101,6 +102,20 @@ def test_the_time_that_a_training_was_stopped_for_is_no_training(tmp_path, monke
         return {"loss": loss.detach()}
 
     assert run.loop(step)["seconds"] == 6 and ends == [1, 2, 3, 1003, 1004, 1005, 1006]
+
+
+def test_a_mean_of_weights_lies_between_them_and_knows_their_codec(tmp_path):
+    names = {name: tmp_path / f"{name}.safetensors" for name in ("after", "before", "mean", "other", "wide")}
+    save_file({"w": torch.ones(2)}, names["after"], {"codec": "one"})
+    save_file({"w": torch.zeros(2, dtype=torch.float16)}, names["before"], {"codec": "one"})
+    average(names["after"], names["before"], 0.25, names["mean"])
+    assert torch.equal(load_file(names["mean"])["w"], torch.full((2,), 0.75)) and known_code(names["mean"]) == "one"
+    save_file({"w": torch.ones(2)}, names["other"], {"codec": "two"})
+    save_file({"w": torch.ones(3)}, names["wide"], {"codec": "one"})
+    for other, said in (("other", "different codecs"), ("wide", "different networks")):
+        with pytest.raises(CheckpointError, match=said):
+            average(names["after"], names[other], 0.5, tmp_path / "never.safetensors")
+    assert not (tmp_path / "never.safetensors").exists()
 
 
 def test_clips_asked_to_switch_change_scene_where_it_can_be_learned(run, recording):

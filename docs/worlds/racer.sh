@@ -27,6 +27,11 @@ else
 fi
 $train world --data "$dir/data-racer" --out "$dir/racer" $begin --batch 4 \
   --recoloured "$dir/data-racer-recoloured" --worn "$dir/data-racer-worn" --resume
+weights="$dir/racer/world.safetensors"
+if [ "$from" ]; then  # next frames are half a decibel better for it
+  weights="$dir/racer/mean.safetensors"
+  python -m worldmodel.train.mean "$dir/racer/world.safetensors" "$from/world.safetensors" 0.2 "$weights"
+fi
 worldloop train heads --data "$dir/data-racer" --out "$dir/racer" --minutes 4 --resume
-worldloop export "$dir/racer" --card "$here/racer.toml" --sigmas "1 0.3" --out "$dir/racer.world"
+worldloop export "$dir/racer" --weights "$weights" --card "$here/racer.toml" --sigmas "1 0.3" --out "$dir/racer.world"
 worldloop eval "$dir/racer.world" --ticks 2000 --rollouts 16 --report "$dir/racer-report"
