@@ -18,9 +18,9 @@ ROWS = (  # figure, and what the real game scores on it: a number, or the name o
     ("perceptual_next", "perceptual_codec"), ("perceptual_copy", None), ("follow", "follow_ceiling"),
     ("keys_share", 1.0), ("keys_over_chance", 1.0), ("flow_ratio", 1.0), ("motion_ratio", 1.0),
     ("turn_sign", "turn_sign_real"), ("turn_speed", 1.0), ("response_ticks", 0.0), ("coasts", "coasts_real"),
-    ("stands", "stands_real"), ("on_road", "on_road_real"), ("finds_road", "finds_road_real"), ("speed_ratio", 1.0),
-    ("bends_ratio", 1.0), ("stall", "stall_real"), ("drift_ratio", "drift_ratio_real"),
-    ("frechet_ratio", "frechet_ratio_real"), ("frechet_end", "frechet_end_real"),
+    ("stands", "stands_real"), ("on_road", "on_road_real"), ("finds_road", "finds_road_real"),
+    ("strays", "strays_real"), ("speed_ratio", 1.0), ("bends_ratio", 1.0), ("stall", "stall_real"),
+    ("drift_ratio", "drift_ratio_real"), ("frechet_ratio", "frechet_ratio_real"), ("frechet_end", "frechet_end_real"),
     ("frechet_kept", "frechet_kept_real"), ("collapsed", "collapsed_real"), ("memory", "memory_real"),
     ("diversity", 1.0),
 )  # fmt: skip

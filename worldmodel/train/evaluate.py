@@ -377,6 +377,8 @@ def _try_car(
     _add(figures, found_again)
     text = "Steered off the road, then driven by pixels: real above generated, 0, 25, 50, 100 and 250 ticks after"
     pictures.append(Picture("found.png", text, rows))
+    progress("gas held, nobody steers")
+    _add(figures, evaluate_car.unsteered(*trial, settings.rollouts))
     progress("a full circle")
     remembered, rows = evaluate_places.memory(*trial, settings.rollouts)
     _add(figures, remembered)

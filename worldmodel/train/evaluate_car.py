@@ -206,6 +206,28 @@ def finding(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict[
     return found, rows
 
 
+def unsteered(world: Playable, size: int, seed: int, rollouts: int, ticks: int = 150) -> dict[str, Any]:
+    """Gas alone: a real road bends away from such a car, and no world may have it come along.
+
+    strays: share of ticks off the road, after the first third.
+    """
+    starts = rolling_starts(world, size, np.random.default_rng([seed, 43]), rollouts)
+    gas = np.tile(held("gas"), (rollouts, 1))
+    found: dict[str, Any] = {}
+    for name, game in zip(("_real", ""), games(world, starts, seed), strict=True):
+        drivers = [PixelDriver(start.road, start.grass) for start in starts]  # whose advice nobody takes
+        off = []
+        for _ in range(ticks):
+            frames = game.tick(gas)
+            for driver, frame in zip(drivers, frames, strict=True):
+                driver(frame)
+            off.append([driver.on_road < 0.5 for driver in drivers])
+        strays = np.mean(off[ticks // 3 :], 0)
+        found[f"strays{name}"] = _mean(strays)
+    found["intervals"] = {"strays": mean_interval(strays)}
+    return found
+
+
 @dataclass
 class Drive:
     """What a closed-loop drive showed, arrays [ticks, players] and statistics of every SAMPLED-th tick."""
