@@ -28,7 +28,7 @@ fi
 $train world --data "$dir/data-racer" --out "$dir/racer" $begin --batch 4 \
   --recoloured "$dir/data-racer-recoloured" --worn "$dir/data-racer-worn" --resume
 weights="$dir/racer/world.safetensors"
-if [ "$from" ]; then  # next frames are half a decibel better for it
+if [ "$from" ]; then  # next frames are a quarter of a decibel better for it
   weights="$dir/racer/mean.safetensors"
   python -m worldmodel.train.mean "$dir/racer/world.safetensors" "$from/world.safetensors" 0.2 "$weights"
 fi

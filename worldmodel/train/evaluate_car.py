@@ -20,7 +20,7 @@ from worldmodel.train.envs.car_racing import CarRacing
 from worldmodel.train.intervals import mean_interval, ratio_interval
 from worldmodel.train.judge.hands import AFTER, BEFORE, flow_strength
 from worldmodel.train.judge.judge import Judge
-from worldmodel.train.measure import Motion, colour_errors, motion
+from worldmodel.train.measure import Motion, colour_errors, motion, on_road, road_mask
 from worldmodel.train.pixel_driver import PixelDriver
 from worldmodel.train.playable import Frames, Game, Playable, RealGame
 
@@ -212,17 +212,13 @@ def unsteered(world: Playable, size: int, seed: int, rollouts: int, ticks: int =
     strays: share of ticks off the road, after the first third.
     """
     starts = rolling_starts(world, size, np.random.default_rng([seed, 43]), rollouts)
-    gas = np.tile(held("gas"), (rollouts, 1))
+    colours = [(start.road, start.grass) for start in starts]
+    first = np.stack([start.frames[-1] for start in starts])
     found: dict[str, Any] = {}
     for name, game in zip(("_real", ""), games(world, starts, seed), strict=True):
-        drivers = [PixelDriver(start.road, start.grass) for start in starts]  # whose advice nobody takes
-        off = []
-        for _ in range(ticks):
-            frames = game.tick(gas)
-            for driver, frame in zip(drivers, frames, strict=True):
-                driver(frame)
-            off.append([driver.on_road < 0.5 for driver in drivers])
-        strays = np.mean(off[ticks // 3 :], 0)
+        shown = zip(*_hold(game, first, held("gas"), ticks)[ticks // 3 :], strict=True)  # by player
+        masks = [[road_mask(frame, *of) for frame in frames] for of, frames in zip(colours, shown, strict=True)]
+        strays = np.array([np.mean([on_road(mask) < 0.5 for mask in player]) for player in masks])
         found[f"strays{name}"] = _mean(strays)
     found["intervals"] = {"strays": mean_interval(strays)}
     return found
