@@ -76,7 +76,7 @@ def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
     finding, rows = evaluate_car.finding(Frozen(), SIZE, 0, 2)
     assert finding["leaves_road"] == finding["leaves_road_real"] == 1 and len(rows) == 4
     assert finding["finds_road"] == finding["finds_road_real"] > 0
-    straying = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
+    straying, _ = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
     assert straying["strays"] == straying["strays_real"] > 0.5
     judge = Judge.of("car_racing")
     figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None, judge)
@@ -108,7 +108,7 @@ def test_a_frozen_picture_fails_every_trial() -> None:
     assert coasting["coasts"] == 0 and coasting["coasts_real"] == coasting["stands_real"] == 1
     finding, _ = evaluate_car.finding(Frozen(), SIZE, 0, 2)
     assert finding["leaves_road"] == 0 and finding["finds_road"] is None and finding["leaves_road_real"] == 1
-    straying = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
+    straying, _ = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
     assert straying["strays"] == 0 and straying["strays_real"] > 0.5
     figures, _, _ = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 100, lambda text: None)
     assert figures["stall"] > 0.7 and figures["stall_real"] < 0.02

@@ -378,7 +378,10 @@ def _try_car(
     text = "Steered off the road, then driven by pixels: real above generated, 0, 25, 50, 100 and 250 ticks after"
     pictures.append(Picture("found.png", text, rows))
     progress("gas held, nobody steers")
-    _add(figures, evaluate_car.unsteered(*trial, settings.rollouts))
+    strayed, rows = evaluate_car.unsteered(*trial, settings.rollouts)
+    _add(figures, strayed)
+    text = "Gas held, nobody steers: real above generated, at ticks 0, 25, 50 and so on to 150"
+    pictures.append(Picture("unsteered.png", text, rows))
     progress("a full circle")
     remembered, rows = evaluate_places.memory(*trial, settings.rollouts)
     _add(figures, remembered)

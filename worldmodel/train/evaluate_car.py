@@ -175,11 +175,6 @@ def coasting(world: Playable, size: int, seed: int, rollouts: int, ticks: int = 
     return found
 
 
-def _still(frames: list[Frames]) -> NDArray[np.float64]:
-    """For each player the share of ticks without motion."""
-    return np.mean([[move.stalled for move in moves] for moves in _moves(frames)], axis=0)
-
-
 # -- a driver that sees pixels ----------------------------------------------------------------------------------------
 
 
@@ -206,8 +201,10 @@ def finding(world: Playable, size: int, seed: int, rollouts: int) -> tuple[dict[
     return found, rows
 
 
-def unsteered(world: Playable, size: int, seed: int, rollouts: int, ticks: int = 150) -> dict[str, Any]:
-    """Gas alone: a real road bends away from such a car, and no world may have it come along.
+def unsteered(
+    world: Playable, size: int, seed: int, rollouts: int, ticks: int = 150
+) -> tuple[dict[str, Any], Strip]:
+    """Gas alone: a real road bends away from such a car, and no world may have it come along. Also frames to look at.
 
     strays: share of ticks off the road, after the first third.
     """
@@ -215,13 +212,19 @@ def unsteered(world: Playable, size: int, seed: int, rollouts: int, ticks: int =
     colours = [(start.road, start.grass) for start in starts]
     first = np.stack([start.frames[-1] for start in starts])
     found: dict[str, Any] = {}
-    for name, game in zip(("_real", ""), games(world, starts, seed), strict=True):
-        shown = zip(*_hold(game, first, held("gas"), ticks)[ticks // 3 :], strict=True)  # by player
-        masks = [[road_mask(frame, *of) for frame in frames] for of, frames in zip(colours, shown, strict=True)]
-        strays = np.array([np.mean([on_road(mask) < 0.5 for mask in player]) for player in masks])
+    rows: Strip = [[] for _ in range(2 * min(4, rollouts))]
+    for place, (name, game) in enumerate(zip(("_real", ""), games(world, starts, seed), strict=True)):
+        frames = [first, *_hold(game, first, held("gas"), ticks)]
+        masks = [
+            [road_mask(frame, *of) for frame, of in zip(players, colours, strict=True)]
+            for players in frames[1 + ticks // 3 :]
+        ]
+        strays = np.array([[on_road(mask) < 0.5 for mask in players] for players in masks]).mean(0)
         found[f"strays{name}"] = _mean(strays)
+        for player, row in enumerate(rows[place::2]):
+            row += [frames[ticks * part // 6][player] for part in range(7)]
     found["intervals"] = {"strays": mean_interval(strays)}
-    return found
+    return found, rows
 
 
 @dataclass
