@@ -192,7 +192,7 @@ def panorama(frames: int) -> LatentSet:
     none = torch.zeros(frames, dtype=torch.int64)
     return LatentSet(
         colour.expand(-1, -1, -1, 4, 4).half(), torch.zeros(1, frames, 1), none, none, none, none,
-        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), torch.zeros(frames, dtype=torch.bool), camera,
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(), ~none.bool(), camera,
     )  # fmt: skip
 
 

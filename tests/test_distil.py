@@ -143,6 +143,7 @@ def recording(frames=600):
         torch.randn(1, frames, *TINY.latent_shape, generator=draw).half(),
         torch.randint(0, 2, (1, frames, 2), generator=draw).float(), episode, first, episode, first,
         torch.arange(2)[:, None].expand(-1, 4), torch.randn(2, 2, 4, generator=draw), torch.arange(frames) % 9 > 2,
+        torch.ones(frames, dtype=torch.bool),
     )  # fmt: skip
 
 

@@ -29,7 +29,17 @@ from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.playable import TorchWorld
 from worldmodel.train.run import Budget, Run, known_code, load_weights
 from worldmodel.train.team import Team
-from worldmodel.train.world import SETTLING, SHORT_RUN, Lesson, draw_tiles, fitted, prepare, train_world
+from worldmodel.train.world import (
+    SETTLING,
+    SHORT_RUN,
+    Lesson,
+    draw_tiles,
+    fitted,
+    future_moments,
+    prepare,
+    rare_moments,
+    train_world,
+)
 from worldmodel.transformer.clip import clip_layer
 from worldmodel.transformer.generator import FRESH, unpatchify
 
@@ -408,16 +418,18 @@ def test_two_processes_train_one_world(tmp_path: Path) -> None:
 
 
 def test_clips_are_told_when_what_the_game_is_about_stays_away():
-    away = torch.zeros(60, dtype=torch.bool)
-    away[10:13] = away[20:32] = away[55:] = True  # for a moment, for long, until the end of an episode
-    none = torch.zeros(60, dtype=torch.int64)
+    away = torch.zeros(200, dtype=torch.bool)
+    away[10:13] = away[20:92] = away[195:] = True  # for a moment, for long, until the end of an episode
+    none = torch.zeros(200, dtype=torch.int64)
     latents = LatentSet(
-        torch.zeros(1, 60, 1, 2, 2).half(), torch.zeros(1, 60, 1), none, none, none, none,
-        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), away,
+        torch.zeros(1, 200, 1, 2, 2).half(), torch.zeros(1, 200, 1), none, none, none, none,
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), away, ~none.bool(),
     )  # fmt: skip
-    assert latents.astray().nonzero().flatten().tolist() == [*range(20, 32 - SOON), *range(55, 60)]
+    assert latents.astray().nonzero().flatten().tolist() == [*range(20, 92 - SOON), *range(195, 200)]
+    episodes = (torch.arange(200) >= 60).long()
+    assert replace(latents, episode=episodes).astray()[20:92].nonzero().flatten().tolist() == list(range(40))
     length = 5
-    finds = [start for start in range(60 - length + 1) if any(start <= last < start + length - 1 for last in (12, 31))]
+    finds = [start for start in range(200 - length + 1) if any(start <= last < start + length - 1 for last in (12, 91))]
     assert latents.found(length).tolist() == finds
 
 
@@ -428,11 +440,28 @@ def test_clips_in_which_everything_has_been_let_go_for_long_are_found():
     first, none = 40 * episode, torch.zeros(60, dtype=torch.int64)
     latents = LatentSet(
         torch.zeros(2, 60, 1, 2, 2).half(), keys, episode, first, none, none,
-        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(),
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(), ~none.bool(),
     )  # fmt: skip
     assert latents.longest == 40
     lasts = (latents.let_go(5, ticks=10) + 4).tolist()
     assert lasts == [*range(13, 20), *range(30, 40), *range(50, 60)]
+
+
+def test_futures_are_those_of_keys_that_nobody_pressed_for_what_was_to_be_seen():
+    none, blind = torch.zeros(60, dtype=torch.int64), torch.zeros(60, dtype=torch.bool)
+    blind[20:35] = True
+    keys = torch.zeros(1, 60, 2)
+    keys[:, :12, 0] = 1
+    latents = LatentSet(
+        torch.zeros(1, 60, 1, 2, 2).half(), keys, none, none, none, none,
+        torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 2), none.bool(), blind,
+    )  # fmt: skip
+    length, begin = 10, 3
+    starts = future_moments(latents, length, begin).tolist()
+    assert starts == list(range(20 - begin, 35 - length + 1))
+    _, (_, let_go) = rare_moments(latents, length, 2.0, begin)
+    assert let_go.tolist() == starts, "no key has been held for five ticks: of what is rare, too, only such clips"
+    assert len(future_moments(replace(latents, open_loop=none.bool()), length, begin)) == 60 - length + 1
 
 
 def test_clips_are_cut_from_one_scene_to_another_where_no_episode_goes_there(run):
@@ -441,7 +470,7 @@ def test_clips_are_cut_from_one_scene_to_another_where_no_episode_goes_there(run
     first, none = 40 * scene, torch.zeros(80, dtype=torch.int64)
     latents = LatentSet(
         frame, torch.zeros(1, 80, 2), scene, first, scene, first, torch.tensor([[0] * 4, [1] * 4]),
-        torch.tensor([0.0, 1.0])[:, None, None], none.bool(),
+        torch.tensor([0.0, 1.0])[:, None, None], none.bool(), ~none.bool(),
     )  # fmt: skip
     assert latents.separate and not replace(latents, captions=torch.zeros(2, 4, dtype=torch.int64)).separate
     assert not replace(latents, first=none).separate, "an episode that goes from one to the other shows how that looks"
@@ -470,7 +499,7 @@ def test_a_worn_history_leads_to_what_was_really_there(run):
     none = torch.zeros(40, dtype=torch.int64)
     latents = LatentSet(
         frame, torch.zeros(1, 40, 2), none, none, none, none, torch.zeros(1, 4, dtype=torch.int64),
-        torch.zeros(1, 1, 2), torch.zeros(40, dtype=torch.bool),
+        torch.zeros(1, 1, 2), none.bool(), ~none.bool(),
     )  # fmt: skip
     worn = replace(latents, latents=frame + 100)
     drawn = latents.clips(read_plan(run), torch.tensor([5, 20]), 8, torch.Generator().manual_seed(0), None, worn)

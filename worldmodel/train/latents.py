@@ -28,6 +28,7 @@ from worldmodel.transformer.clip import Clip
 from worldmodel.transformer.generator import FRESH
 
 CAPTIONS_PER_SCENE = 4
+OPEN_LOOP = "open_loop"  # the fact by which it tells whether a frame's keys were pressed without regard to what is seen
 IN_VIEW = "in_view"  # the fact by which an environment tells whether what it is about can be seen, such as a road
 LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
 LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
@@ -36,7 +37,7 @@ POINTS = (1, 2, 4, 8)  # that are led in a frame of such a clip, on average
 SWITCH = 0.6  # share of recoloured clips that show the moment of a switch; in the others colours have drifted …
 AT_ONCE = 0.6  # share of the former that have nothing of the new colours yet
 DRIFTED = 0.5  # … by up to this share of the way
-SOON = 4  # ticks within which what is out of view must come back, or the clip is told that all is lost
+SOON = 40  # ticks within which what is out of view must come back, or the clip is told that all is lost
 CUT_FIRST, CUT_LAST = 3, 4  # frames before and after a cut from one scene to another, at least
 SINK_OF_BEFORE = 0.5  # share of clips, of those that begin while their scene is news, whose sink may be of before it
 
@@ -66,6 +67,7 @@ class LatentSet:
     captions: [scenes, CAPTIONS_PER_SCENE] int64, rows of prompts
     prompts: [captions, prompt_tokens, prompt_dim] float32
     blank: [frames] bool, where what the game is about is out of view; nowhere in recordings that do not tell
+    open_loop: [frames] bool, where nobody looked when the frame's keys were pressed; everywhere where nobody tells
     camera: [sides, frames, 4] float32, see condition/camera_motion.py; of worlds whose camera can be led
     tracks: [sides, frames, DragSpec.NUMBERS, rows, columns] float16, the map (condition/drag.py) of all that is known
         to have moved; of worlds where points can be led
@@ -80,6 +82,7 @@ class LatentSet:
     captions: Tensor
     prompts: Tensor
     blank: Tensor
+    open_loop: Tensor
     camera: Tensor | None = None
     tracks: Tensor | None = None
 
@@ -121,14 +124,17 @@ class LatentSet:
         last = starts + length - 1
         return starts[last - since[last] >= ticks]
 
+    def unguided(self, starts: Tensor, begin: int, length: int) -> Tensor:
+        """Those of `starts` of `length` frames whose keys, from frame `begin` on, were pressed without looking."""
+        looked = (~self.open_loop).cumsum(0)
+        return starts[looked[starts + length - 1] == looked[starts + begin - 1]]
+
     def astray(self) -> Tensor:
         """[frames] bool: out of view, and not to come back within SOON ticks of the same episode."""
-        away = self.blank.clone()
-        for ticks in range(1, SOON + 1):
-            over = self.episode.roll(-ticks) != self.episode
-            over[-ticks:] = True
-            away &= self.blank.roll(-ticks) | over
-        return away
+        frame = torch.arange(len(self.blank), device=self.blank.device)
+        last = len(frame) - 1
+        seen = torch.where(self.blank, last + SOON + 1, frame).flip(0).cummin(0).values.flip(0)  # the next in view
+        return (seen - frame > SOON) | (self.episode[seen.clamp(max=last)] != self.episode)
 
     def history(self, side: Tensor, frame: Tensor, length: int) -> Tensor:
         """What the last `length` ticks up to each frame's own were told, [..., length, controls]; nothing pressed
@@ -302,7 +308,7 @@ def load_latents(
     sides = [action, action[:, _mirrored(spec)]][: len(latents)]
     return LatentSet(
         latents, torch.stack(sides), episode, first, scene, scene_first, torch.tensor(captions), prompts,
-        out_of_view(dataset),
+        out_of_view(dataset), without_looking(dataset),
         led_camera(dataset, spec.camera, len(latents)) if spec.camera else None,
         tracks_of(dataset, spec.tracks, spec, len(latents)) if spec.tracks else None,
     )  # fmt: skip
@@ -310,11 +316,22 @@ def load_latents(
 
 def out_of_view(dataset: Dataset) -> Tensor:
     """`LatentSet.blank` of a recording: what its fact `in_view` denies."""
-    if IN_VIEW not in dataset.info.facts:
-        return torch.zeros(len(dataset), dtype=torch.bool)
-    column = dataset.info.facts.index(IN_VIEW)
-    facts = [dataset.read(shard, "facts")[:, column] for shard in range(len(dataset.shards))]
-    return torch.from_numpy(np.concatenate(facts) < 0.5)
+    return _fact(dataset, IN_VIEW, 1.0) < 0.5
+
+
+def without_looking(dataset: Dataset) -> Tensor:
+    """`LatentSet.open_loop` of a recording."""
+    return _fact(dataset, OPEN_LOOP, 1.0) > 0.5
+
+
+def _fact(dataset: Dataset, name: str, untold: float) -> Tensor:
+    """[frames] what the recording tells of this fact, or `untold`."""
+    if name not in dataset.info.facts:
+        return torch.full((len(dataset),), untold)
+    column = dataset.info.facts.index(name)
+    return torch.cat(
+        [torch.from_numpy(dataset.read(shard, "facts")[:, column]) for shard in range(len(dataset.shards))]
+    )
 
 
 def led_camera(dataset: Dataset, units: CameraSpec, sides: int) -> Tensor:

@@ -44,7 +44,7 @@ RECYCLED = 0.6  # share of clips whose history has own errors in it, once there 
 SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
 ROLL_OUTS = ("none", "short", "none", "futures", "none", "short", "none", "futures")  # in turn
-FUTURE_FRAMES = 28  # of clips with two futures; recorded keys answer what later ones would have to show
+FUTURE_FRAMES = 28  # of clips with two futures
 SWITCHED = 0.1  # share of steps on clips in which the scene changes, cut together where the recording has none
 FOUND = 0.05  # share of lessons on clips in which a lost road comes back into view, where the recording has such
 LET_GO, HANDS_OFF = 0.1, 2.5  # share of lessons on clips at whose end no key has been held for so many seconds
@@ -97,7 +97,13 @@ def train_world(
     starts, switches = latents.starts(CLIP_FRAMES - 1), latents.starts(CLIP_FRAMES - 1, switch_after=SETTLING)
     twin_starts, damaged_starts = (other.starts(CLIP_FRAMES - 1) if other else starts for other in (twins, damaged))
     future_frames = min(FUTURE_FRAMES, 1 + latents.longest)
-    rare = {frames: rare_moments(latents, frames - 1, spec.tick_hz) for frames in (CLIP_FRAMES, future_frames)}
+    future_starts, future_damaged = (
+        future_moments(other or latents, future_frames - 1, spec.window + 1) for other in (latents, damaged)
+    )
+    rare = {
+        frames: rare_moments(latents, frames - 1, spec.tick_hz, begin)
+        for frames, begin in ((CLIP_FRAMES, None), (future_frames, spec.window + 1))
+    }
     layer = compiled(clip_layer, minutes, team)
     run = Run(
         out,
@@ -133,7 +139,7 @@ def train_world(
     def futures() -> Lesson:
         kind = float(torch.rand((), generator=draw, device=team.device))
         wear = damaged if kind < WORN else None
-        among = seldom(future_frames, kind, (wear or latents).starts(future_frames - 1))
+        among = seldom(future_frames, kind, future_damaged if wear else future_starts)
         # As many frames to compute as in other steps, where two draws share a history.
         start = chosen(among, max(1, batch * CLIP_FRAMES * 3 // (4 * future_frames)))
         lesson = Lesson(latents.clips(spec, start, future_frames, draw, None, wear))
@@ -313,9 +319,27 @@ def prepare(spec: WorldSpec, data: Path, out: Path, team: Team) -> tuple[LatentS
     return latents, world.to(team.device)
 
 
-def rare_moments(latents: LatentSet, length: int, tick_hz: float) -> list[tuple[float, Tensor]]:
-    """What recordings show too seldom: the share of lessons on it, and its clips of `length` frames by their starts."""
-    return [(FOUND, latents.found(length)), (LET_GO, latents.let_go(length, round(HANDS_OFF * tick_hz)))]
+def future_moments(latents: LatentSet, length: int, begin: int) -> Tensor:
+    """Starts of clips of `length` frames that are played from frame `begin` on: those with keys that nobody pressed for
+    what was to be seen, if there are any.
+
+    Keys that answer the road tell where it went. Scored against such a drive, a world does best that puts the road
+    wherever it is steered: the road came along with cars that nobody steered.
+    """
+    starts = latents.starts(length)
+    unguided = latents.unguided(starts, begin, length)
+    return unguided if len(unguided) else starts
+
+
+def rare_moments(
+    latents: LatentSet, length: int, tick_hz: float, begin: int | None = None
+) -> list[tuple[float, Tensor]]:
+    """What recordings show too seldom: the share of lessons on it, and its clips of `length` frames by their starts.
+
+    begin: of clips that are played from this frame on, only those as `future_moments` has them.
+    """
+    moments = [(FOUND, latents.found(length)), (LET_GO, latents.let_go(length, round(HANDS_OFF * tick_hz)))]
+    return [(share, starts if begin is None else latents.unguided(starts, begin, length)) for share, starts in moments]
 
 
 def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:

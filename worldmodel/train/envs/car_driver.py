@@ -2,7 +2,8 @@
 
 It strings together short pieces of behaviour ("moves"); after each it finds back to the road by pure pursuit
 (Coulter 1992, CMU-RI-TR-92-01) over the track's centre line. A prototype showed that the policy decides what a world
-learns: skids and one-sided driving teach a car that turns one way only.
+learns: skids and one-sided driving teach a car that turns one way only. And keys that always answer the road tell where
+it goes: a world that has seen nothing else puts the road wherever it is steered. So some of the moves do not look.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ _GRIP = 110.0  # sideways acceleration in units/s² that the driver allows itsel
 
 
 class CarDriver:
-    """Call it once a tick for the keys [left, right, gas, brake]."""
+    """Call it once a tick for the keys [left, right, gas, brake].
+
+    open_loop: whether the latest keys were pressed without regard to the road.
+    """
+
+    open_loop = False
 
     def __init__(self, car: CarRacing, rng: np.random.Generator) -> None:
         self._car = car
@@ -34,6 +40,7 @@ class CarDriver:
         self._steering = 0  # -1 left, 0 none, 1 right
         self._since = 0
         self._way = 0
+        self._driven: list[tuple[bool, bool, bool, bool]] = []  # keys that followed the road
         self._moves = self._all_moves()
 
     def __call__(self) -> Keys:
@@ -46,9 +53,10 @@ class CarDriver:
         if self._speed() < 1 and rng.random() < 0.7:
             yield from self._hold(_NOTHING, int(rng.integers(5, 60)))
         while True:
-            yield from self._follow(int(rng.integers(50, 160)), offset=float(rng.uniform(-3, 3)))
+            yield from self._follow(int(rng.integers(40, 120)), offset=float(rng.uniform(-3, 3)))
             move = rng.choice(list(_MOVES), p=list(_MOVES.values()))
             yield from getattr(self, f"_{move}")()
+            self.open_loop = False
             if rng.random() < 0.3:
                 self._cruise = float(rng.uniform(8, 45))
 
@@ -62,7 +70,8 @@ class CarDriver:
         for tick in range(ticks):
             aim = offset + sway * math.sin(2 * math.pi * tick / period)
             steer, speed_limit = self._pursue(aim)
-            yield self._keys(steer, min(speed_limit, cruise or self._cruise))
+            self._driven.append(self._keys(steer, min(speed_limit, cruise or self._cruise)))
+            yield self._driven[-1]
 
     def _slalom(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         yield from self._follow(int(self._rng.integers(60, 140)), sway=float(self._rng.uniform(3, 6)))
@@ -85,12 +94,26 @@ class CarDriver:
         for _ in range(int(self._rng.integers(5, 25))):
             yield self._keys(about, 16.0)
 
+    def _eyes_shut(self) -> Iterator[tuple[bool, bool, bool, bool]]:
+        """Gas and nothing else, or the keys that followed some other stretch of road."""
+        self.open_loop = True
+        ticks = int(self._rng.integers(30, 90))
+        if self._rng.random() < 0.4 or len(self._driven) < ticks:
+            yield from self._hold((False, False, True, False), ticks)
+            return
+        begin = int(self._rng.integers(len(self._driven) - ticks + 1))
+        mirrored = self._rng.random() < 0.5
+        for left, right, gas, brake in self._driven[begin : begin + ticks]:
+            yield (right, left, gas, brake) if mirrored else (left, right, gas, brake)
+
     def _random_keys(self) -> Iterator[tuple[bool, bool, bool, bool]]:
+        self.open_loop = True
         for _ in range(int(self._rng.integers(1, 5))):
             left, right, gas, brake = self._rng.random(4) < (0.35, 0.35, 0.5, 0.12)
             yield from self._hold((left, right, gas, brake), int(self._rng.integers(3, 16)))
 
     def _long_turn(self) -> Iterator[tuple[bool, bool, bool, bool]]:
+        self.open_loop = True
         left = bool(self._rng.random() < 0.5)
         gas = bool(self._rng.random() < 0.6)
         yield from self._hold((left, not left, gas, False), int(self._rng.integers(20, 45)))
@@ -110,6 +133,7 @@ class CarDriver:
         What a world has been shown for two seconds it does not know of the sixth: cars that were let go crept on.
         """
         steering = self._rng.random() < 0.5
+        self.open_loop = not steering
         for _ in range(int(self._rng.integers(15, 150 if steering else 250))):
             left, right, *_ = self._keys(self._pursue(0.0)[0], 0.0) if steering else _NOTHING
             yield left, right, False, False
@@ -118,6 +142,7 @@ class CarDriver:
         """Brake or roll to rest, wait, perhaps turning the wheels, and go on."""
         brake = bool(self._rng.random() < 0.5)
         steering = brake or bool(self._rng.random() < 0.5)
+        self.open_loop = not steering
         for _ in range(80 if brake else 200):
             if self._speed() < 0.5:
                 break
@@ -196,13 +221,14 @@ class CarDriver:
 
 _NOTHING = (False, False, False, False)
 _MOVES = {
-    "slalom": 0.14,
-    "excursion": 0.08,
-    "lose_road": 0.14,
-    "random_keys": 0.18,
-    "long_turn": 0.06,
-    "u_turn": 0.05,
-    "coast": 0.14,
+    "eyes_shut": 0.32,
+    "slalom": 0.10,
+    "excursion": 0.04,
+    "lose_road": 0.06,
+    "random_keys": 0.12,
+    "long_turn": 0.04,
+    "u_turn": 0.04,
+    "coast": 0.12,
     "stop": 0.12,
-    "full_gas": 0.09,
+    "full_gas": 0.04,
 }

@@ -80,7 +80,10 @@ class CarRacing:
         "brake": ["down", "s", "space"],
     }
     mirror: ClassVar = [("left", "right")]
-    facts = ("on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre", "in_view")
+    facts = (
+        "on_road", "x", "y", "yaw", "speed", "yaw_rate", "slip", "steer", "curvature", "off_centre", "in_view",
+        "open_loop",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class CarRacing:
         self._recolour = recolour
         self._palette, self._worn = palette, worn
         self._wear: Wear | None = None
+        self._driver: CarDriver | None = None
         self._env = _Physics(lap_complete_percent=2.0)
         self._canvas = np.empty((size * SUPERSAMPLE, size * SUPERSAMPLE, 3), np.uint8)
         self._scale = size * SUPERSAMPLE / VIEW_UNITS
@@ -169,7 +173,8 @@ class CarRacing:
 
     def policy(self, rng: np.random.Generator) -> Callable[[], Keys]:
         """The gentle driver, see car_driver.py."""
-        return CarDriver(self, rng)
+        self._driver = CarDriver(self, rng)
+        return self._driver
 
     def close(self) -> None:
         """Nothing runs beside this object."""
@@ -232,7 +237,8 @@ class CarRacing:
     def read_facts(self) -> NDArray[np.float32]:
         """See `facts`: on_road is the share of wheels on tiles, yaw_rate rad/s (left positive), slip the angle between
         heading and motion (motion to the right positive), curvature 1/units over the 14 units ahead (left positive),
-        off_centre the distance from the centre line in half road widths, in_view whether the picture shows any road."""
+        off_centre the distance from the centre line in half road widths, in_view whether the picture shows any road,
+        open_loop whether the driver's latest keys were pressed without regard to the road."""
         car = self._env.car
         x, y, yaw, forward, sideways = self.pose()
         at = self.nearest()
@@ -252,6 +258,7 @@ class CarRacing:
             math.remainder(ahead - beta, 2 * math.pi) / (4 * car_racing.TRACK_DETAIL_STEP),
             math.hypot(x - track_x, y - track_y) / car_racing.TRACK_WIDTH,
             self.road_in_view(),
+            self._driver is not None and self._driver.open_loop,
         )
         return np.array(values, np.float32)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 _APART = (12, 40)  # track points from one worn stretch to the next; a picture shows 14
 _LONG = (3, 18)  # track points of a stretch
+_TORN = 9  # at most where nothing is left: where none of the road can be seen, nothing is to be mended
 _RAMP = 3.0  # track points over which a width changes
 _KINDS = ("thin", "torn", "wide", "stained", "bare")
 _OFTEN = (0.35, 0.25, 0.12, 0.18, 0.10)
@@ -34,8 +35,10 @@ class Wear:
         at = int(rng.integers(_APART[0]))
         while at < points - 2 * _LONG[1]:  # the track's first points stay as they are, whole
             length = int(rng.integers(*_LONG))
-            inside = np.clip(1 + (length / 2 - np.abs(np.arange(points) - at - length / 2)) / _RAMP, 0, 1)
             kind = rng.choice(_KINDS, p=_OFTEN)
+            if kind == "torn":
+                length = min(length, _TORN)
+            inside = np.clip(1 + (length / 2 - np.abs(np.arange(points) - at - length / 2)) / _RAMP, 0, 1)
             if kind == "stained":
                 self.stain += inside[:, None] * rng.uniform(-_STAIN, _STAIN, 3)
             elif kind != "bare":
