@@ -19,7 +19,9 @@ PSNR_FLOOR = 30.0  # dB, of the whole future in another precision
 
 @dataclass(frozen=True)
 class Difference:
-    """errors: state tensor → the largest relative error of any tick. psnr: of every tick's frame, in dB."""
+    """errors: state tensor → the largest error of any tick, relative to the tensor's size over all ticks (what is one
+    number, such as a reward, may be next to nothing in some tick). psnr: of every tick's frame, in dB.
+    """
 
     errors: dict[str, float]
     psnr: list[float]
@@ -36,16 +38,23 @@ def compare(reference: Session, other: Session, ticks: int = TICKS) -> Differenc
 
 def compare_all(reference: Session, others: Sequence[Session], ticks: int = TICKS) -> list[Difference]:
     """The same with several others; the reference, which is slow, plays once."""
-    found = [Difference({}, []) for _ in others]
+    sizes: dict[str, list[float]] = {}
+    largest: list[dict[str, float]] = [{} for _ in others]
+    psnr: list[list[float]] = [[] for _ in others]
     for tick in range(ticks):
         actions = pattern(reference.world.manifest.action_names, tick)
         frame, state = reference.tick(actions, graph="tick"), reference.peek()
-        for other, difference in zip(others, found, strict=True):
-            difference.psnr.append(psnr_of(frame, other.tick(actions, graph="tick")))
+        for name, expected in state.items():
+            sizes.setdefault(name, []).append(mean_square(expected))
+        for other, errors, frames in zip(others, largest, psnr, strict=True):
+            frames.append(psnr_of(frame, other.tick(actions, graph="tick")))
             for name, expected in state.items():
-                error = relative_error(other.peek()[name], expected)
-                difference.errors[name] = max(difference.errors.get(name, 0.0), error)
-    return found
+                errors[name] = max(errors.get(name, 0.0), mean_square(other.peek()[name], expected))
+    size = {name: sum(found) / ticks or 1.0 for name, found in sizes.items()}
+    return [
+        Difference({name: math.sqrt(error / size[name]) for name, error in errors.items()}, frames)
+        for errors, frames in zip(largest, psnr, strict=True)
+    ]
 
 
 def pattern(names: tuple[str, ...], tick: int) -> set[str]:
@@ -55,10 +64,12 @@ def pattern(names: tuple[str, ...], tick: int) -> set[str]:
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """Root mean square of the difference over that of what is expected."""
-    wide = np.asarray(expected, np.float64)
-    difference = np.square(np.asarray(found, np.float64) - wide).mean()  # either may lie on a GPU
-    size = np.square(wide).mean()
-    return math.sqrt(difference / size) if size else math.sqrt(difference)
+    return math.sqrt(mean_square(found, expected) / (mean_square(expected) or 1.0))
+
+
+def mean_square(found: np.ndarray, expected: np.ndarray | float = 0.0) -> float:
+    """Of the difference; either may lie on a GPU."""
+    return float(np.square(np.asarray(found, np.float64) - np.asarray(expected, np.float64)).mean())
 
 
 def psnr_of(a: np.ndarray, b: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -241,6 +242,27 @@ def test_parity_of_a_world_is_a_case_of_the_parity_command(files):
     assert (
         case["ok"] and case["name"] == "small" and case["kind"] == "onnxruntime fp32" and "latents" in case["outputs"]
     )
+
+
+class Rewarded:
+    """A session whose reward passes through nothing, `off` as much as is said."""
+
+    world = SimpleNamespace(manifest=SimpleNamespace(action_names=("gas",)))
+
+    def __init__(self, off: float) -> None:
+        self.off, self.ticks = off, 0
+
+    def tick(self, actions: set[str], graph: str) -> np.ndarray:
+        self.ticks += 1
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def peek(self) -> dict[str, np.ndarray]:
+        return {"reward": np.array([self.ticks - 10 + 1e-6 + self.off])}
+
+
+def test_what_is_next_to_nothing_in_one_tick_may_be_off_by_as_little_as_in_others():
+    assert compare(Rewarded(0), Rewarded(1e-6), ticks=20).worst < 1e-6
+    assert compare(Rewarded(0), Rewarded(0.1), ticks=20).worst == pytest.approx(0.1 / 5.8, rel=0.01)
 
 
 def test_futures_of_every_backend_and_precision_stand_in_one_table(files):
