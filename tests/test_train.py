@@ -461,6 +461,8 @@ def test_futures_are_those_of_keys_that_nobody_pressed_for_what_was_to_be_seen()
     assert starts == list(range(20 - begin, 35 - length + 1))
     _, (_, let_go) = rare_moments(latents, length, 2.0, begin)
     assert let_go.tolist() == starts, "no key has been held for five ticks: of what is rare, too, only such clips"
+    *_, (_, unguided) = rare_moments(latents, length, 2.0)
+    assert unguided.tolist() == list(range(20 - 1, 35 - length + 1))
     assert len(future_moments(replace(latents, open_loop=none.bool()), length, begin)) == 60 - length + 1
 
 

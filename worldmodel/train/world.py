@@ -43,13 +43,14 @@ TURNS = 4  # steps in a row on the same clips, each with a history further from 
 RECYCLED = 0.6  # share of clips whose history has own errors in it, once there are any
 SHORT_RUN = 5  # ticks of a short roll-out
 LAST_PART = 0.85  # the last share of the training time, where some sets of clips are roll-outs
-ROLL_OUTS = ("none", "short", "none", "futures", "none", "short", "none", "futures")  # in turn
+ROLL_OUTS = ("none", "futures", "none", "short", "futures", "none", "short", "futures")  # in turn
 FUTURE_FRAMES = 28  # of clips with two futures
 SWITCHED = 0.1  # share of steps on clips in which the scene changes, cut together where the recording has none
 FOUND = 0.05  # share of lessons on clips in which a lost road comes back into view, where the recording has such
 LET_GO, HANDS_OFF = 0.1, 2.5  # share of lessons on clips at whose end no key has been held for so many seconds
+UNGUIDED = 0.1  # share of lessons on clips whose keys were pressed without looking, where some were and some not
 RECOLOURED = 0.45  # share of steps on clips whose every frame is to be made in other colours than its history's
-WORN = 0.25  # share of steps on clips whose history is worn, where there is such a recording
+WORN = 0.15  # share of steps on clips whose history is worn, where there is such a recording
 SWITCH_FRAMES = 6  # of such a clip: one frame tells as much of a prompt as twenty, so rather more prompts
 SETTLING = 2  # frames at a clip's start whose speed cannot be known; they carry no loss
 HISTORY_NOISE = 0.1  # a third of the clips have up to this much noise on their history, unannounced
@@ -339,7 +340,9 @@ def rare_moments(
     begin: of clips that are played from this frame on, only those as `future_moments` has them.
     """
     moments = [(FOUND, latents.found(length)), (LET_GO, latents.let_go(length, round(HANDS_OFF * tick_hz)))]
-    return [(share, starts if begin is None else latents.unguided(starts, begin, length)) for share, starts in moments]
+    if begin is not None:
+        return [(share, latents.unguided(starts, begin, length)) for share, starts in moments]
+    return moments if latents.open_loop.all() else [*moments, (UNGUIDED, future_moments(latents, length, 1))]
 
 
 def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:

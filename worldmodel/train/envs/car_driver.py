@@ -95,16 +95,22 @@ class CarDriver:
             yield self._keys(about, 16.0)
 
     def _eyes_shut(self) -> Iterator[tuple[bool, bool, bool, bool]]:
-        """Gas and nothing else, or the keys that followed some other stretch of road."""
+        """Gas and nothing else, keys held at random, or those that followed some other stretch of road."""
         self.open_loop = True
-        ticks = int(self._rng.integers(30, 90))
-        if self._rng.random() < 0.4 or len(self._driven) < ticks:
+        kind, ticks = self._rng.random(), int(self._rng.integers(30, 90))
+        if kind < 0.35:
             yield from self._hold((False, False, True, False), ticks)
-            return
-        begin = int(self._rng.integers(len(self._driven) - ticks + 1))
-        mirrored = self._rng.random() < 0.5
-        for left, right, gas, brake in self._driven[begin : begin + ticks]:
-            yield (right, left, gas, brake) if mirrored else (left, right, gas, brake)
+        elif kind < 0.65 or len(self._driven) < ticks:
+            while ticks > 0:
+                left, right, gas = self._rng.random(3) < (0.35, 0.35, 0.6)
+                held = min(ticks, int(self._rng.integers(8, 45)))
+                yield from self._hold((left, right, gas, False), held)
+                ticks -= held
+        else:
+            begin = int(self._rng.integers(len(self._driven) - ticks + 1))
+            mirrored = self._rng.random() < 0.5
+            for left, right, gas, brake in self._driven[begin : begin + ticks]:
+                yield (right, left, gas, brake) if mirrored else (left, right, gas, brake)
 
     def _random_keys(self) -> Iterator[tuple[bool, bool, bool, bool]]:
         self.open_loop = True

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 _APART = (12, 40)  # track points from one worn stretch to the next; a picture shows 14
 _LONG = (3, 18)  # track points of a stretch
-_TORN = 9  # at most where nothing is left: where none of the road can be seen, nothing is to be mended
+_TORN = 5  # at most where nothing is left: a road that leaves the picture is lost, not torn
 _RAMP = 3.0  # track points over which a width changes
 _KINDS = ("thin", "torn", "wide", "stained", "bare")
 _OFTEN = (0.35, 0.25, 0.12, 0.18, 0.10)
