@@ -28,8 +28,8 @@ from worldmodel.transformer.clip import Clip
 from worldmodel.transformer.generator import FRESH
 
 CAPTIONS_PER_SCENE = 4
-OPEN_LOOP = "open_loop"  # the fact by which it tells whether a frame's keys were pressed without regard to what is seen
 IN_VIEW = "in_view"  # the fact by which an environment tells whether what it is about can be seen, such as a road
+OPEN_LOOP = "open_loop"  # the one by which it tells whether a frame's keys were pressed without regard to what is seen
 LED, LED_IN_PART = 0.4, 0.3  # shares of clips whose camera is led all the time, and in a part of it
 LED_WITHOUT_KEYS = 0.5  # share of these in which no key is held meanwhile
 DRAGGED, DRAGGED_IN_PART = 0.3, 0.2  # shares of clips in which points are led all the time, and in a part of it
