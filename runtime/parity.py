@@ -28,7 +28,7 @@ class Difference:
 
     @property
     def worst(self) -> float:
-        return max(self.errors.values())
+        return float(np.max(list(self.errors.values())))  # NaN, if any is
 
 
 def compare(reference: Session, other: Session, ticks: int = TICKS) -> Difference:
@@ -49,7 +49,8 @@ def compare_all(reference: Session, others: Sequence[Session], ticks: int = TICK
         for other, errors, frames in zip(others, largest, psnr, strict=True):
             frames.append(psnr_of(frame, other.tick(actions, graph="tick")))
             for name, expected in state.items():
-                errors[name] = max(errors.get(name, 0.0), mean_square(other.peek()[name], expected))
+                error = mean_square(other.peek()[name], expected)
+                errors[name] = float(np.maximum(errors.get(name, 0.0), error))  # of max() NaN would be lost
     size = {name: sum(found) / ticks or 1.0 for name, found in sizes.items()}
     return [
         Difference({name: math.sqrt(error / size[name]) for name, error in errors.items()}, frames)

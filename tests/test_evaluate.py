@@ -76,8 +76,9 @@ def test_the_real_game_steers_coasts_and_drives_like_itself() -> None:
     finding, rows = evaluate_car.finding(Frozen(), SIZE, 0, 2)
     assert finding["leaves_road"] == finding["leaves_road_real"] == 1 and len(rows) == 4
     assert finding["finds_road"] == finding["finds_road_real"] > 0
-    straying, _ = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
+    straying, rows = evaluate_car.unsteered(Frozen(), SIZE, 0, 2)
     assert straying["strays"] == straying["strays_real"] > 0.5
+    assert all(np.array_equal(*pair) for pair in zip(rows[::2], rows[1::2], strict=True)) and len(rows) == 4
     judge = Judge.of("car_racing")
     figures, real, made = evaluate_car.closed_loop(Frozen(), SIZE, 0, 2, 120, lambda text: None, judge)
     assert figures["on_road"] == figures["on_road_real"] > 0.95 and figures["stall"] == 0

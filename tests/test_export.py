@@ -263,6 +263,7 @@ class Rewarded:
 def test_what_is_next_to_nothing_in_one_tick_may_be_off_by_as_little_as_in_others():
     assert compare(Rewarded(0), Rewarded(1e-6), ticks=20).worst < 1e-6
     assert compare(Rewarded(0), Rewarded(0.1), ticks=20).worst == pytest.approx(0.1 / 5.8, rel=0.01)
+    assert not compare(Rewarded(0), Rewarded(np.nan), ticks=20).worst <= TOLERANCE, "what is no number is no parity"
 
 
 def test_futures_of_every_backend_and_precision_stand_in_one_table(files):

@@ -23,7 +23,7 @@ from worldmodel.tick import World
 from worldmodel.train.codec import displaced, load_codec, train_codec
 from worldmodel.train.dataset import Dataset, DatasetInfo, ShardWriter
 from worldmodel.train.distil.train import train_distil
-from worldmodel.train.latents import SOON, LatentSet, out_of_view
+from worldmodel.train.latents import SOON, LatentSet, out_of_view, without_looking
 from worldmodel.train.mean import average
 from worldmodel.train.plan import plan_world, read_plan
 from worldmodel.train.playable import TorchWorld
@@ -494,6 +494,7 @@ def test_clips_are_cut_from_one_scene_to_another_where_no_episode_goes_there(run
 
 def test_a_recording_that_does_not_tell_what_is_in_view_misses_nothing(recording):
     assert not out_of_view(Dataset(recording)).any()
+    assert without_looking(Dataset(recording)).all()
 
 
 def test_a_worn_history_leads_to_what_was_really_there(run):

@@ -125,7 +125,7 @@ class CarRacing:
             np.random.default_rng([seed, self._split == "test", self._palette]) if self._palette else self._rng
         )
         self.paint(*captions.scene_colours(self._colours, self._split))
-        self._outcome = BEGUN
+        self._outcome, self._driver = BEGUN, None
         return self.look()
 
     def place(self, at: int, way: int, speed: float, offset: float = 0.0, turned: float = 0.0) -> None:
