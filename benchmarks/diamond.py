@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from benchmarks.kept import once
 from export.onnx import TRACED_PLAYERS, export_graphs, trace
 from export.pack import TEXTS, Card, Start, load_world, pack
-from runtime.backends import ON_GPU, default_threads, load_backend, usable_backends
+from runtime.backends import ON_GPU, load_backend, most_threads, usable_backends
 from runtime.backends.graphs import EngineMaker, aligned_zeros
 from runtime.backends.onnxruntime import OrtMaker
 from runtime.backends.openvino import OpenVinoMaker, precisions
@@ -138,7 +138,7 @@ def run(plan: Plan) -> dict[str, Any]:
     speeds = measured(theirs.world.cpu(), native)
     found = {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(plan).items()},
-        "machine": {"cpu": cpu_name(), "cores": cores(), "threads": default_threads()},
+        "machine": {"cpu": cpu_name(), "cores": cores(), "threads": most_threads()},
         "recorded": len(Dataset(plan.data)),
         "seconds": seconds,
         "weights": {"world": _weights(ours.world), "DIAMOND": _weights(theirs.world)},
@@ -238,7 +238,7 @@ class Player:
 
 def measured(world: DiamondWorld, native: Path) -> list[dict[str, Any]]:
     """Frames per second of every way to play either, taking turns, so that all meet the machine in the same moods."""
-    torch.set_num_threads(default_threads())
+    torch.set_num_threads(most_threads())
     with tempfile.TemporaryDirectory() as scratch:
         print("exporting, then measuring speeds", file=sys.stderr)
         players = [("DIAMOND", *way) for way in diamond_ways(world, Path(scratch))]
@@ -270,7 +270,7 @@ def diamond_ways(world: DiamondWorld, folder: Path) -> Iterator[tuple[str, str, 
             other.denoiser.inner_model.compile(dynamic=False)
             yield "torch, compiled", precision, Player(other, on_torch(other, precision), zero_state(other, 1))
     graph = write_graph(world, folder / "diamond.onnx")
-    core, threads = ov.Core(), default_threads()
+    core, threads = ov.Core(), most_threads()
     makers = [OpenVinoMaker(core, threads, precision) for precision in precisions(core)]
     for maker in (*makers, OrtMaker(threads, "fp32")):
         state = {name: tensor.numpy() for name, tensor in zero_state(world, 1).items()}
@@ -334,7 +334,7 @@ def world_ways(native: Path, folder: Path) -> Iterator[tuple[str, str, Game]]:
     world = World.open(str(folder / "native.world"))
     best = next(name for name in usable_backends(world) if name not in ON_GPU)
     for name in dict.fromkeys((best, "torch")):
-        backend = load_backend(world, name, threads=default_threads())
+        backend = load_backend(world, name, threads=most_threads())
         yield name, backend.precision, Game(world, backend, seed=0)
 
 

@@ -16,7 +16,7 @@ from contextlib import redirect_stderr
 import numpy as np
 import openvino as ov
 
-from runtime.backends import default_threads
+from runtime.backends import most_threads
 from runtime.backends.graphs import load_graphs
 from runtime.backends.openvino import OpenVinoEngine, OpenVinoMaker
 from runtime.cli.bench import WARM_UP, Game
@@ -32,7 +32,7 @@ def main() -> None:
     options.add_argument("world", nargs="?", default="racer")
     options.add_argument("--players", type=int, default=8)
     options.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    options.add_argument("--threads", type=int, default=default_threads())
+    options.add_argument("--threads", type=int, default=most_threads())
     options.add_argument("--ticks", type=int, default=200)
     given = options.parse_args()
     world = World.open(given.world)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tiny_world import CELLS, HEIGHT, TABLE
 
-from runtime.backends import BACKENDS, load_backend, usable_backends
+from runtime.backends import BACKENDS, default_threads, load_backend, usable_backends
 from runtime.backends.bfloat16 import Bfloat16Array, bits_of
 from runtime.backends.graphs import ALIGNMENT, aligned_zeros
 from runtime.backends.openvino import groups
@@ -152,6 +153,28 @@ def test_several_players_tick_as_they_would_alone(tiny_file, name, precision, pl
 )
 def test_a_batch_keeps_every_thread_busy_in_groups_of_at_most_four(players, threads, sizes):
     assert groups(players, threads) == sizes
+
+
+@pytest.mark.parametrize(
+    "flops, players, cpu, threads",
+    [
+        (1.7e9, 1, "avx2 avx512f avx512_bf16", 1),
+        (1.7e9, 1, "avx2 avx512f", 1),
+        (1.7e9, 1, "avx2", 3),
+        (4.0e9, 1, "avx2 avx512f", 2),
+        (1e12, 1, "avx512_bf16", 4),
+        (1.7e9, 8, "avx512_bf16", 4),
+        (None, 1, "avx512_bf16", 4),
+    ],
+    ids=["bf16", "wide", "old", "larger", "huge", "batch", "unknown"],
+)
+def test_one_player_takes_as_many_threads_as_a_tick_needs(monkeypatch, tmp_path, flops, players, cpu, threads):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {cpu}\n")
+    monkeypatch.setattr("runtime.machine.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("runtime.backends.cores", lambda: 6)
+    world = World.open(DEFAULT_WORLD)
+    manifest = replace(world.manifest, flops_per_tick=flops, tick_hz=25)
+    assert default_threads(replace(world, manifest=manifest), players) == threads
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from runtime.cuda import gpu_name
 from runtime.errors import BackendError
-from runtime.machine import cores
+from runtime.machine import cores, flops_of_a_thread
 from runtime.world import State, World
 
 
@@ -103,7 +104,7 @@ def _load_best(world: World, names: list[str], threads: int | None, precision: s
 def _load(world: World, name: str, threads: int | None, precision: str, players: int) -> Backend:
     module, _, function = BACKENDS[name][0].partition(":")
     load: Callable[[World, int, str, int], Backend] = getattr(importlib.import_module(module), function or "load")
-    return load(world, threads or default_threads(), precision, players)
+    return load(world, threads or default_threads(world, players), precision, players)
 
 
 def installed_backends(world: World) -> list[str]:
@@ -137,7 +138,20 @@ def installed(package: str) -> bool:
     return True
 
 
-def default_threads() -> int:
+def default_threads(world: World, players: int = 1) -> int:
+    """Of one player as many as a tick needs for half its period, of a batch all.
+
+    Threads of one tick wait for each other, the more so where other programs use the cores: one that suffices is hardly
+    slower alone, and twice as fast beside two busy programs (docs/export.md). By what is known of the CPU, not by a
+    clock: another number of threads may sum in another order, and a game played again shall be the same bytes.
+    """
+    flops = world.manifest.flops_per_tick
+    if players > 1 or not flops:
+        return most_threads()
+    return max(1, min(most_threads(), math.ceil(2 * flops * world.manifest.tick_hz / flops_of_a_thread())))
+
+
+def most_threads() -> int:
     """The cores that this process may use, at most 4: worlds are small, and more threads wait for each other."""
     return min(cores(), 4)
 

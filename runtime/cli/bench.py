@@ -72,7 +72,7 @@ def command(
         "tick_hz": opened.manifest.tick_hz,
         "ticks": ticks,
         "machine": {"cpu": cpu_name(), "cores": cores(), "gpu": gpu_name()},
-        "threads": threads or default_threads(),
+        "threads": threads or default_threads(opened, players),
         "results": results,
     }
     finish(report, json, text(report))
@@ -118,7 +118,7 @@ def measure(
     }
     if players > 1:
         gain = players * float(np.median(alone_s)) / median
-        report["alone"] = {"tick_ms": milliseconds(alone_s), "gain": round(gain, 2)}
+        report["alone"] = {"threads": single.backend.threads, "tick_ms": milliseconds(alone_s), "gain": round(gain, 2)}
     return report | ({"busy": {"programs": busy, "tick_ms": milliseconds(beside_s)}} if busy else {})
 
 
@@ -199,7 +199,7 @@ def in_own_process(
 def text(report: dict[str, Any]) -> str:
     machine, limit_ms = report["machine"], 1000 / report["tick_hz"]
     lines = [
-        f"{report['world']} on {machine['cpu']}, {machine['cores']} cores, {report['threads']} threads; "
+        f"{report['world']} on {machine['cpu']}, {machine['cores']} cores, threads: {report['threads']}; "
         f"a tick may take {limit_ms:.1f} ms"
     ]
     for result in report["results"]:
@@ -215,8 +215,8 @@ def text(report: dict[str, Any]) -> str:
         if "alone" in result:
             alone, players = result["alone"], result["players"]
             lines.append(
-                f"    one player alone: p50 {alone['tick_ms']['p50']} ms; {players} in one batch make "
-                f"{alone['gain']} times the ticks per second"
+                f"    one player alone, threads: {alone['threads']}, p50 {alone['tick_ms']['p50']} ms; "
+                f"{players} in one batch make {alone['gain']} times the ticks per second"
             )
         if "busy" in result:
             beside = result["busy"]["tick_ms"]

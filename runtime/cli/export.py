@@ -121,7 +121,7 @@ def imported_graph(world: World, precision: str | None, folder: Path) -> Path:
     import torch
 
     from export.wan_onnx import steady_state, write_block
-    from runtime.backends import default_threads
+    from runtime.backends import most_threads
     from runtime.backends.imported import load_family
     from worldmodel.families.wan_world import WanWorld
 
@@ -132,7 +132,7 @@ def imported_graph(world: World, precision: str | None, folder: Path) -> Path:
         raise UsageError(
             f"{world.path} holds its graphs already; --to int8, tensorrt-rtx or tensorrt makes more of them"
         )
-    playable = load_family(world, default_threads(), "auto", 1).playable
+    playable = load_family(world, most_threads(), "auto", 1).playable
     if not isinstance(playable, WanWorld):
         raise UsageError(f"{world.manifest.title} is no Wan transformer: only such become graphs so far")
     if precision is not None:

@@ -12,7 +12,15 @@ WorldName = Annotated[
     str, typer.Argument(metavar="WORLD", help="a shipped world's name, 'mock', or the path of a .world file")
 ]
 Seed = Annotated[int, typer.Option(help="of all randomness", min=0, max=(1 << 63) - 1)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads (default: the cores, at most 4)", min=1, max=1024)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU threads (default: as many as a tick needs for half its period, often one; for several players all "
+        "cores, at most 4)",
+        min=1,
+        max=1024,
+    ),
+]
 BackendName = Annotated[
     str,
     typer.Option(
