@@ -310,16 +310,17 @@ def plan_of(height: int, width: int) -> WorldSpec:
     return WorldSpec("plain", height, width, 10, ("go",), {}, "none")
 
 
-def test_a_world_that_moves_goes_on_from_one_that_does_not(run, recording):
+def test_a_world_that_moves_and_has_a_conv_head_goes_on_from_one_without(run, recording):
     spec = read_plan(run)
-    before, moving = World(spec), World(replace(spec, generator=replace(spec.generator, reach=(1, 2))))
+    sizes = replace(spec.generator, reach=(1, 2), conv_head=4)
+    before, moving = World(spec), World(replace(spec, generator=sizes))
     load_weights(before.generator, run / "world.safetensors")
     load_weights(moving.generator, run / "world.safetensors", partial(fitted, moving))
     channels = spec.codec.channels
     hidden = torch.randn(1, 3, spec.tokens, spec.generator.dim)
     frame = torch.randn(1, 3, spec.tokens, channels * spec.generator.patch**2)
     carry = torch.ones(1, 3, 1, frame.shape[-1])
-    plain, found = (world.generator.made(hidden, carry, frame, frame) for world in (before, moving))
+    plain, found = (world.generator.made(hidden, carry, [frame, frame], frame) for world in (before, moving))
     assert (plain - found).square().mean() < 0.01 * plain.square().mean()
 
     moved = moving.generator.moved

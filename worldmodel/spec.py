@@ -45,8 +45,11 @@ class GeneratorSpec:
     reach: tuple[int, int] = (0, 0)  # latent cells, down and across, by which things may move from frame to frame
     slow: int = 0  # of the numbers that a frame begins from, how many change slowly from tick to tick
     prompt_skip: bool = False  # whether prompts also reach the modulations past the nonlinearity shared with keys
+    conv_head: int = 0  # channels of the convolutions that correct every cell by its neighbours; 0: none
 
     def __post_init__(self) -> None:
+        if self.conv_head < 0:
+            raise SpecError(f"generator.conv_head must be a number of channels, 0 for none: got {self.conv_head}")
         if len(self.reach) != 2 or min(self.reach) < 0:
             raise SpecError(f"generator.reach must be two numbers of cells, 0 or more: got {self.reach}")
         if self.dim % self.heads or self.head_dim % 16:

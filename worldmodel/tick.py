@@ -274,9 +274,9 @@ def walk(
                 q = q[1:]
             seen += [remembered.attend(q[f], k[: f + 1], v[: f + 1], f + 1) for f in range(len(flown))]
             x = layer.finish(x, side_by_side(seen), rest)
-        previous = side_by_side(line[len(shown) - 1 : -1])
+        recent = [side_by_side(line[len(shown) - back : -back]) for back in range(1, RECENT + 1)]
         noisy = side_by_side([(1 - level.sigma) * frame for level, frame in zip(row, flown, strict=True)])
-        clean = by_frame(conditions.head(number, x, previous, noisy).float(), len(flown))
+        clean = by_frame(conditions.head(number, x, recent, noisy).float(), len(flown))
         following = [plan.following(number, lane) for lane in range(len(row))]
         left = zip(clean, following, strict=True)
         flown = [_renoise(frame, level.sigma, noises) if level else frame for frame, level in left]

@@ -82,7 +82,7 @@ def train_world(
     """Train until `minutes` are spent; needs OUT/codec.safetensors, writes OUT/world.safetensors.
 
     init: weights to begin from instead of random ones; may be those of a world that knew neither camera nor tracks,
-    moved nothing, or whose prompts did not skip.
+    moved nothing, had no convolutions at the end, or whose prompts did not skip.
     recoloured: a recording of the same drives (or the first of them) in other colours, to learn prompt switches from.
     worn: one of the same drives as a world wears them out (`record --worn`), to learn to mend its own pictures.
     """
@@ -347,7 +347,8 @@ def rare_moments(
 
 def fitted(world: World, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of another generator for this world's: what that one had not is as new, and at first weighs nothing."""
-    new = {name: value for name, value in world.generator.state_dict().items() if name.startswith(("moved.", "led."))}
+    parts = ("moved.", "conv_head.", "led.")
+    new = {name: value for name, value in world.generator.state_dict().items() if name.startswith(parts)}
     for name in ("adaln.weight", "head_modulation.weight", "carry.weight"):
         if name in weights and weights[name].shape[1] == world.spec.generator.dim:
             weights = weights | {name: F.pad(weights[name], (0, world.generator.words))}

@@ -8,6 +8,7 @@ takes attention apart into `project` (queries, keys, values of fresh frames) and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,7 @@ class Generator(nn.Module):
         self.head = nn.Linear(sizes.dim, token_in)
         self.keep = nn.Linear(sizes.dim, 2 * token_in)
         self.moved = Moved(sizes, self.grid) if sizes.moves else None
+        self.conv_head = ConvHead(sizes, channels, self.grid) if sizes.conv_head else None
         self.led = nn.Linear(DragSpec.NUMBERS * sizes.patch**2, sizes.dim, bias=False) if spec.tracks else None
         angles = space_angles(*self.grid, sizes.head_dim).unsqueeze(1)
         self.register_buffer("space_cos", angles.cos(), persistent=False)
@@ -183,19 +185,19 @@ class Generator(nn.Module):
         """
         shift, scale = self.head_modulation(condition).unsqueeze(-2).chunk(2, dim=-1)
         hidden = F.layer_norm(x, (x.shape[-1],)) * (1 + scale) + shift
-        channels = recent.shape[2] // RECENT
-        previous, noisy = patchify(recent[:, :, :channels], self.patch), patchify(noisy, self.patch)
+        before = [patchify(latent, self.patch) for latent in recent.chunk(RECENT, 2)]
         clearness = (1 - sigma)[:, :, None, None]
-        made = self.made(hidden, self.carry(condition).unsqueeze(-2), previous, clearness * noisy)
+        made = self.made(hidden, self.carry(condition).unsqueeze(-2), before, clearness * patchify(noisy, self.patch))
         return unpatchify(made, self.patch, self.grid)
 
-    def made(self, hidden: Tensor, carry: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
-        """The clean frame as tokens, from those of the frame before it and of the noisy one, dimmed by its noise."""
+    def made(self, hidden: Tensor, carry: Tensor, recent: Sequence[Tensor], noisy: Tensor) -> Tensor:
+        """The clean frame as tokens, from those of the RECENT frames before it, the nearest first, and of the noisy
+        one, dimmed by its noise.
+        """
         of_previous, of_noisy = self.keep(hidden).chunk(2, dim=-1)
-        if self.moved is not None:
-            previous = self.moved(hidden, previous)
+        previous = recent[0] if self.moved is None else self.moved(hidden, recent[0])
         clean: Tensor = self.head(hidden) + (carry + of_previous) * previous + of_noisy * noisy
-        return clean
+        return clean if self.conv_head is None else clean + self.conv_head(hidden, [clean, *recent])
 
 
 class Moved(nn.Module):
@@ -219,8 +221,8 @@ class Moved(nn.Module):
     def forward(self, hidden: Tensor, previous: Tensor) -> Tensor:
         """hidden: [..., tokens, dim]. previous: [..., tokens, width]. Returns the latter's shape."""
         lead, (down, across) = previous.shape[:-2], self.reach
-        weights = unpatchify(self._in_rows(self.whence(hidden)), self.patch, self.grid).softmax(2)
-        cells = unpatchify(self._in_rows(previous), self.patch, self.grid)
+        weights = unpatchify(in_rows(self.whence(hidden)), self.patch, self.grid).softmax(2)
+        cells = unpatchify(in_rows(previous), self.patch, self.grid)
         frames, _, rows, columns = cells.shape[1:]
         padded = F.pad(cells.flatten(0, 1), (across, across, down, down)).unflatten(0, (-1, frames)).unsqueeze(2)
         corners = [(row, column) for row in range(2 * down + 1) for column in range(2 * across + 1)]
@@ -228,10 +230,45 @@ class Moved(nn.Module):
         found = patchify((weights.unsqueeze(3) * around).sum(2), self.patch)
         return found.reshape(*lead, *found.shape[-2:])
 
-    @staticmethod
-    def _in_rows(tokens: Tensor) -> Tensor:
-        """[batch, frames, tokens, width], as patchify and unpatchify have it; at play these two are one axis."""
-        return tokens if tokens.dim() == 4 else tokens.unsqueeze(1)
+
+class ConvHead(nn.Module):
+    """What every cell of a frame lacks by the cells around it, there and in the frames before.
+
+    Most of a picture is the one before, moved by less than a cell. Tokens of several cells say roughly what goes where;
+    to shift what they hold by a fraction is a matter of neighbours, which convolutions are made for.
+    """
+
+    LAYERS = 2
+
+    def __init__(self, sizes: GeneratorSpec, channels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.patch, self.grid, width = sizes.patch, grid, sizes.conv_head
+        self.told = nn.Linear(sizes.dim, self.LAYERS * 2 * width)
+        self.seen = nn.Conv2d((1 + RECENT) * channels, width, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(self.LAYERS))
+        self.lacking = nn.Conv2d(width, channels, 3, padding=1)
+        for parameter in (*self.told.parameters(), *self.lacking.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
+        """hidden: [..., tokens, dim]. frames: [..., tokens, width] each, the one to be corrected first. Returns that
+        one's shape.
+        """
+        lead = hidden.shape[:-2]
+        rows, columns = self.grid
+        cells = torch.cat([unpatchify(in_rows(frame), self.patch, self.grid) for frame in frames], 2).flatten(0, 1)
+        told = self.told(hidden).reshape(-1, rows, columns, self.LAYERS, 2, self.seen.out_channels)
+        told = told.permute(3, 4, 0, 5, 1, 2).repeat_interleave(self.patch, -2).repeat_interleave(self.patch, -1)
+        x = self.seen(cells)
+        for layer, (scale, shift) in zip(self.layers, told, strict=True):
+            x = x + layer(F.gelu(x * (1 + scale) + shift, approximate="tanh"))
+        lacking = patchify(self.lacking(F.gelu(x, approximate="tanh")).unsqueeze(1), self.patch)
+        return lacking.reshape(*lead, *lacking.shape[-2:])
+
+
+def in_rows(tokens: Tensor) -> Tensor:
+    """[batch, frames, tokens, width], as patchify and unpatchify have it; at play these two are one axis."""
+    return tokens if tokens.dim() == 4 else tokens.unsqueeze(1)
 
 
 def first_noise(noise: Tensor) -> Tensor:

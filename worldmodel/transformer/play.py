@@ -60,13 +60,13 @@ class Conditions:
         vectors = self._blocks[number]
         return [vectors[at : at + VECTORS] for at in range(0, len(vectors), VECTORS)]
 
-    def head(self, number: int, x: Tensor, previous: Tensor, noisy: Tensor) -> Tensor:
-        """As `Generator.latent`, on tokens. x: [frames, tokens, dim]. previous, noisy: [frames, tokens, width], the
+    def head(self, number: int, x: Tensor, recent: Sequence[Tensor], noisy: Tensor) -> Tensor:
+        """As `Generator.latent`, on tokens. x: [frames, tokens, dim]. recent, noisy: [frames, tokens, width] each, the
         latter dimmed by its noise.
         """
         shift, scale = self._head[number]
         hidden = F.layer_norm(x, x.shape[-1:]) * scale + shift
-        return self._generator.made(hidden, self._carry[number], previous, noisy)
+        return self._generator.made(hidden, self._carry[number], recent, noisy)
 
 
 class Turns:
