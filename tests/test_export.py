@@ -48,7 +48,7 @@ SPEC = WorldSpec(
     name="small", height=32, width=32, tick_hz=25, actions=("left", "gas"), keys={"left": ["a"], "gas": ["w"]},
     environment="fake", window=2,
     codec=CodecSpec(channels=4, encoder_width=16, encoder_blocks=1, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
-    generator=GeneratorSpec(dim=64, depth=1, heads=2, reach=(1, 2), slow=2, prompt_skip=True),
+    generator=GeneratorSpec(dim=64, depth=1, heads=2, reach=(1, 2), slow=2, prompt_skip=True, conv_head=8),
 )  # fmt: skip
 EARLIER = Path(__file__).parent / "worlds" / "format1-kv-by-slot.world"
 CARD = """
@@ -319,7 +319,8 @@ def test_a_tick_is_a_short_list_of_operations(files):
     places = (2 * SPEC.generator.reach[0] + 1) * (2 * SPEC.generator.reach[1] + 1)  # looked at once for all passes
     slow = 10  # of the numbers that a frame begins from
     skip = 8  # the prompt's own way to the modulations
-    most = (65 + 20) * SPEC.schedule.passes + places + slow + skip + 200
+    convolutions = 32  # and what they are told
+    most = (65 + 20 + convolutions) * SPEC.schedule.passes + places + slow + skip + 200
     assert len([node for node in tick.graph.node if node.op_type != "Identity"]) < most
 
 

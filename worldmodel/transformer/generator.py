@@ -254,13 +254,12 @@ class ConvHead(nn.Module):
         """hidden: [..., tokens, dim]. frames: [..., tokens, width] each, the one to be corrected first. Returns that
         one's shape.
         """
-        lead = hidden.shape[:-2]
-        rows, columns = self.grid
-        cells = torch.cat([unpatchify(in_rows(frame), self.patch, self.grid) for frame in frames], 2).flatten(0, 1)
-        told = self.told(hidden).reshape(-1, rows, columns, self.LAYERS, 2, self.seen.out_channels)
-        told = told.permute(3, 4, 0, 5, 1, 2).repeat_interleave(self.patch, -2).repeat_interleave(self.patch, -1)
+        lead, (rows, columns) = hidden.shape[:-2], self.grid
+        cells = unpatchify(in_rows(torch.cat(list(frames), -1)), self.patch, self.grid).flatten(0, 1)
+        told = self.told(hidden).transpose(-1, -2).reshape(-1, self.told.out_features, rows, columns)
+        told = F.interpolate(told, scale_factor=self.patch).chunk(2 * self.LAYERS, 1)
         x = self.seen(cells)
-        for layer, (scale, shift) in zip(self.layers, told, strict=True):
+        for layer, scale, shift in zip(self.layers, told[::2], told[1::2], strict=True):
             x = x + layer(F.gelu(x * (1 + scale) + shift, approximate="tanh"))
         lacking = patchify(self.lacking(F.gelu(x, approximate="tanh")).unsqueeze(1), self.patch)
         return lacking.reshape(*lead, *lacking.shape[-2:])
