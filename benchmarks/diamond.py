@@ -66,10 +66,10 @@ WORLD_BATCH = 16  # clips, as `worldloop train world` has it
 WARM_UP, TICKS, ROUNDS = 3, 10, 5  # frames before the clock runs; frames of a turn; turns of each player
 IDEAL = {  # what a figure is best at, see docs/evaluation.md; of the judge's others nothing is better or worse
     "psnr_next": math.inf, "ssim_next": 1, "perceptual_next": 0, "follow": 1, "keys_share": 1, "keys_over_chance": 1,
-    "flow_ratio": 1, "motion_ratio": 1, "turn_sign": 1, "turn_speed": 1, "response_ticks": 0, "coasts": 1, "stands": 1,
-    "on_road": 1, "speed_ratio": 1, "bends_ratio": 1, "stall": 0, "drift_ratio": 0, "frechet_ratio": 0,
-    "frechet_end": 0, "frechet_kept": math.inf, "collapsed": 0, "memory": 1, "diversity": 1,
-    "frechet_first": 0, "frechet_last": 0,
+    "flow_ratio": 1, "motion_ratio": 1, "shake": 1, "turn_sign": 1, "turn_speed": 1, "response_ticks": 0, "coasts": 1,
+    "stands": 1, "on_road": 1, "finds_road": 1, "strays": 1, "speed_ratio": 1, "bends_ratio": 1, "stall": 0,
+    "drift_ratio": 0, "frechet_ratio": 0, "frechet_end": 0, "frechet_kept": math.inf, "collapsed": 0, "memory": 1,
+    "diversity": 1, "frechet_first": 0, "frechet_last": 0,
 }  # fmt: skip
 
 

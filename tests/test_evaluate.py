@@ -129,7 +129,7 @@ def test_an_evaluation_has_every_field_and_a_page(tmp_path: Path) -> None:
     named = (
         "on_road on_road_real stall turn_speed psnr_next psnr_copy psnr_codec follow follow_ceiling turn_sign "
         "turn_sign_real response_ticks motion_ratio drift drift_ratio collapsed rollouts ssim_next perceptual_next "
-        "flow_ratio keys keys_real keys_share keys_over_chance frechet_end frechet_kept memory diversity"
+        "flow_ratio keys keys_real keys_share keys_over_chance shake frechet_end frechet_kept memory diversity"
     )
     assert not set(named.split()) - set(figures)
     for name in ("psnr", "ssim", "perceptual"):

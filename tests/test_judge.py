@@ -70,12 +70,22 @@ def test_keys_are_read_from_real_frames_and_guessed_where_they_lead_to_nothing(
 ) -> None:
     frames, actions = drives
     found = keys_recovered(judge, actions, frames, frames, now=8)
-    assert found["keys_share"] == found["keys_over_chance"] == 1 and found["keys_real"] > 0.85
+    assert found["keys_share"] == found["keys_over_chance"] == found["shake"] == 1 and found["keys_real"] > 0.85
     assert min(found["keys"][name]["real"] for name in ("left", "right")) > 0.9
     other = np.concatenate([frames[:, :8], np.roll(frames, 1, 0)[:, 8:]], 1)  # moves as if other keys were held
     assert abs(keys_recovered(judge, actions, frames, other, now=8)["keys_over_chance"]) < 0.35
     frozen = np.concatenate([frames[:, :8], np.repeat(frames[:, 7:8], TICKS - 8, 1)], 1)
     assert keys_recovered(judge, actions, frames, frozen, now=8)["keys_over_chance"] < 0.25
+
+
+def test_a_camera_that_trembles_is_told_from_one_that_moves(
+    judge: Judge, drives: tuple[np.ndarray, np.ndarray]
+) -> None:
+    frames, actions = drives
+    late = np.concatenate([frames[:, :8], frames[:, 7:-1]], 1)  # as steady but for one stop
+    trembling = np.stack([np.roll(frame, tick % 2, 2) for tick, frame in enumerate(frames.swapaxes(0, 1))], 1)
+    late, trembling = (keys_recovered(judge, actions, frames, made, now=8)["shake"] for made in (late, trembling))
+    assert 0.8 < late < 1.5 and trembling > 3
 
 
 def test_shuffled_keys_score_as_chance(judge: Judge, drives: tuple[np.ndarray, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from worldmodel.errors import DatasetError
 ROWS = (  # figure, and what the real game scores on it: a number, or the name of the figure that says so
     ("psnr_next", "psnr_codec"), ("psnr_copy", None), ("ssim_next", "ssim_codec"),
     ("perceptual_next", "perceptual_codec"), ("perceptual_copy", None), ("follow", "follow_ceiling"),
-    ("keys_share", 1.0), ("keys_over_chance", 1.0), ("flow_ratio", 1.0), ("motion_ratio", 1.0),
+    ("keys_share", 1.0), ("keys_over_chance", 1.0), ("flow_ratio", 1.0), ("motion_ratio", 1.0), ("shake", 1.0),
     ("turn_sign", "turn_sign_real"), ("turn_speed", 1.0), ("response_ticks", 0.0), ("coasts", "coasts_real"),
     ("stands", "stands_real"), ("on_road", "on_road_real"), ("finds_road", "finds_road_real"),
     ("strays", "strays_real"), ("speed_ratio", 1.0), ("bends_ratio", 1.0), ("stall", "stall_real"),

@@ -250,21 +250,29 @@ def follow(
 def keys_recovered(
     judge: Judge, actions: NDArray[np.bool_], real: NDArray[np.uint8], made: NDArray[np.uint8], now: int
 ) -> dict[str, Any]:
-    """Which keys do the hands name from generated frames, and which from real ones? Balanced accuracy per key.
+    """Which keys do the hands name from generated frames, and which from real ones? Balanced accuracy per key; and do
+    generated ones move as steadily?
 
     actions: bool [players, ticks, keys]. real, made: uint8 [players, ticks, height, width, 3], equal before `now`.
     keys_share: mean accuracy over that on real frames. Guessing gets about half; keys_over_chance is 0 there.
+    shake: how much movements change from tick to tick over how much real ones do, the mean of the hands' numbers.
     """
     first = max(now, BEFORE + 1)  # the first tick that has movements enough before it
     held = actions[:, first : actions.shape[1] - AFTER].swapaxes(0, 1)
-    told = []
-    for frames in (real, made):
-        moves = np.stack([movements(judge.adapter, player[first - BEFORE - 1 :]) for player in frames], 1)
-        told.append(judge.held(moves))
+    moves = [
+        np.stack([movements(judge.adapter, player[first - BEFORE - 1 :]) for player in frames], 1)
+        for frames in (real, made)
+    ]
+    told = [judge.held(moved) for moved in moves]
+    jolts = [np.abs(np.diff(moved, axis=0)).mean(0) for moved in moves]  # [players, numbers] each
     right = [balanced_accuracy(held, said) for said in told]
 
     def accuracy(said: NDArray[np.bool_], chosen: NDArray[np.intp]) -> float:
         return float(np.nanmean(balanced_accuracy(held[:, chosen], said[:, chosen])))
+
+    def shake(chosen: NDArray[np.intp]) -> float:
+        calm, shaken = (jolt[chosen].mean(0) for jolt in jolts)
+        return float((shaken / np.maximum(calm, 1e-6)).mean())
 
     everyone = np.arange(len(actions))
     ceiling, reached = (accuracy(said, everyone) for said in told)
@@ -277,8 +285,10 @@ def keys_recovered(
         "keys_real": ceiling,
         "keys_share": reached / ceiling,
         "keys_over_chance": (reached - 0.5) / max(ceiling - 0.5, 1e-6),
+        "shake": shake(everyone),
         "intervals": {
-            "keys_share": interval(lambda chosen: accuracy(told[1], chosen) / accuracy(told[0], chosen), len(actions))
+            "keys_share": interval(lambda chosen: accuracy(told[1], chosen) / accuracy(told[0], chosen), len(actions)),
+            "shake": interval(shake, len(actions)),
         },
     }
 
