@@ -141,8 +141,8 @@ def installed(package: str) -> bool:
 def default_threads(world: World, players: int = 1) -> int:
     """Of one player as many as a tick needs for half its period, of a batch all.
 
-    Threads of one tick wait for each other, the more so where other programs use the cores: one that suffices is hardly
-    slower alone, and twice as fast beside two busy programs (docs/export.md). By what is known of the CPU, not by a
+    Threads of one tick wait for each other, the more so where other programs use the cores: two are quicker than one
+    alone, and take twice as long beside two busy programs (docs/export.md). By what is known of the CPU, not by a
     clock: another number of threads may sum in another order, and a game played again shall be the same bytes.
     """
     flops = world.manifest.flops_per_tick

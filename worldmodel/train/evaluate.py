@@ -270,9 +270,11 @@ def keys_recovered(
     def accuracy(said: NDArray[np.bool_], chosen: NDArray[np.intp]) -> float:
         return float(np.nanmean(balanced_accuracy(held[:, chosen], said[:, chosen])))
 
+    least = 0.01 * judge.hands.spread.numpy() + 1e-6  # some places hardly ever move in a real game
+
     def shake(chosen: NDArray[np.intp]) -> float:
         calm, shaken = (jolt[chosen].mean(0) for jolt in jolts)
-        return float((shaken / np.maximum(calm, 1e-6)).mean())
+        return float((shaken / np.maximum(calm, least)).mean())
 
     everyone = np.arange(len(actions))
     ceiling, reached = (accuracy(said, everyone) for said in told)
